@@ -1,0 +1,68 @@
+-- The ground: two schemas and the few pure functions everything else stands on.
+--
+-- `whatsapp` is exposed by the Data API: tables that members read under row level security, and the five verbs that
+-- only `service_role` may call. `whatsapp_internal` is never exposed: helpers of the verbs and of the policies.
+--
+-- House rules of this folder
+--   * `country_id` leads every primary key, unique key, foreign key and hot index. The database itself refuses a row that
+--     points across countries, and a country can move to a project of its own.
+--   * No Meta id and no token is ever stored: they live in the environment, keyed by (country_id, account_id).
+--   * Every object is revoked from everybody and then granted precisely, whatever the project's default privileges are.
+--   * Errors for callers are raised as PTnnn only. Everything runs on Postgres 16, 17 and 18.
+
+create schema if not exists whatsapp;
+create schema if not exists whatsapp_internal;
+
+comment on schema whatsapp is 'WhatsApp messaging: the log, the queue and the five verbs (enqueue, claim, settle, ingest, sweep).';
+comment on schema whatsapp_internal is 'Helpers of schema whatsapp. Never exposed by the Data API.';
+
+revoke all on schema whatsapp, whatsapp_internal from public;
+grant usage on schema whatsapp to anon, authenticated, service_role;
+grant usage on schema whatsapp_internal to authenticated;
+
+-- Time-ordered ids (RFC 9562, version 7), with the microseconds in the twelve bits after the version so that ids made
+-- one after the other in one transaction sort in the order they were made. Postgres has its own only from 18 on.
+create function whatsapp_internal.uuid7(at timestamptz default clock_timestamp()) returns uuid
+language plpgsql volatile parallel safe set search_path = ''
+as $$
+declare
+  micros bigint := floor(extract(epoch from at) * 1000000)::bigint;
+begin
+  return encode(
+    overlay(
+      overlay(uuid_send(gen_random_uuid()) placing substring(int8send(micros / 1000) from 3) from 1 for 6)
+      placing int2send((28672 + (micros % 1000) * 4096 / 1000)::int2) from 7 for 2
+    ), 'hex')::uuid;
+end
+$$;
+
+-- The state of an outbound message is a function of what is known about it, never of the order in which it became known:
+-- every permutation of Meta's status webhooks ends in the same state. A message that reached a device is delivered even
+-- if another device of the same person failed; `fallback` is the state while Meta has said nothing.
+create function whatsapp_internal.state_of(
+  accepted_at timestamptz, sent_at timestamptz, delivered_at timestamptz, read_at timestamptz, played_at timestamptz,
+  failed_at timestamptz, fallback text
+) returns text
+language sql immutable parallel safe
+return case
+  when played_at is not null then 'played'
+  when read_at is not null then 'read'
+  when delivered_at is not null then 'delivered'
+  when failed_at is not null then 'failed'
+  when sent_at is not null then 'sent'
+  when accepted_at is not null then 'accepted'
+  else fallback
+end;
+
+-- Unix seconds from a webhook as a time that can be trusted: never in the future, now where Meta sent none.
+create function whatsapp_internal.event_time(seconds double precision) returns timestamptz
+language sql stable parallel safe
+return case
+  when seconds between 1 and 32503680000 then least(to_timestamp(seconds), now())
+  else now()
+end;
+
+revoke all on function whatsapp_internal.uuid7(timestamptz) from public, anon, authenticated, service_role;
+revoke all on function whatsapp_internal.state_of(timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, text)
+  from public, anon, authenticated, service_role;
+revoke all on function whatsapp_internal.event_time(double precision) from public, anon, authenticated, service_role;

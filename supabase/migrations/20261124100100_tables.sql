@@ -1,0 +1,267 @@
+-- The tables. Who is who: accounts, members, contacts, conversations, templates. What happened: messages (one row a message,
+-- current state and the time of each state), message_events (append-only, everything that happened to a message),
+-- webhook_events (every event once). What still has to be sent: queue, lanes, leases, throttles.
+--
+-- Hot rows (messages, queue, conversations) keep free space in their pages and no mutable column in an index, so that
+-- an update stays on its page (HOT) and writes no index entry.
+
+create table whatsapp.accounts (
+  country_id text not null check (country_id ~ '^[A-Z]{2}$' and country_id <> 'ZZ'),
+  account_id text not null check (account_id ~ '^[a-z0-9]+(-[a-z0-9]+)*$'),
+  display_name text,
+  is_default boolean not null default false,
+  portfolio text not null default 'main',
+  state text not null default 'active' check (state in ('active', 'paused', 'stopped', 'disabled')),
+  state_reason text,
+  state_code integer,
+  state_since timestamptz not null default now(),
+  paused_until timestamptz,
+  messages_per_second integer not null default 80 check (messages_per_second between 1 and 1000),
+  time_zone text not null default 'UTC',
+  opt_in_required boolean not null default false,
+  unknown_policy text not null default 'requeue_once' check (unknown_policy in ('requeue_once', 'fail')),
+  unknown_deadline interval not null default interval '10 minutes' check (unknown_deadline >= interval '1 second'),
+  created_at timestamptz not null default now(),
+  primary key (country_id, account_id)
+);
+create unique index accounts_one_default on whatsapp.accounts (country_id) where is_default;
+comment on table whatsapp.accounts is 'One row per business number. Its Meta ids and tokens live in the environment, under WHATSAPP_<COUNTRY>_<ACCOUNT>_….';
+comment on column whatsapp.accounts.portfolio is 'An alias of the business portfolio: numbers that share Meta''s messaging limit share this word.';
+comment on column whatsapp.accounts.state is 'active sends; paused waits (until paused_until, if set); stopped waits for a person; disabled refuses.';
+comment on column whatsapp.accounts.messages_per_second is 'Meta''s throughput of the number, inbound and outbound together: 80, 20 in coexistence, 1000 when upgraded.';
+comment on column whatsapp.accounts.unknown_policy is 'What becomes of a reply or utility message whose outcome stayed unknown: sent again once, or failed.';
+
+create table whatsapp.members (
+  country_id text not null check (country_id ~ '^[A-Z]{2}$'),
+  user_id uuid not null,
+  role text not null check (role in ('viewer', 'operator', 'admin')),
+  created_at timestamptz not null default now(),
+  primary key (country_id, user_id)
+);
+create index members_by_user on whatsapp.members (user_id);
+comment on table whatsapp.members is 'Which user works for which country. A table and not a claim: taking the row away works at once.';
+
+create table whatsapp.contacts (
+  country_id text not null check (country_id ~ '^[A-Z]{2}$'),
+  contact_id uuid not null default whatsapp_internal.uuid7(),
+  phone text check (phone ~ '^\+[0-9]{5,15}$'),
+  wa_id text,
+  match_key text,
+  bsuid text,
+  name text,
+  opted_in_at timestamptz,
+  opted_out_at timestamptz,
+  marketing_opted_out_at timestamptz,
+  marketing_cooled_until timestamptz,
+  merged_into uuid,
+  created_at timestamptz not null default now(),
+  primary key (country_id, contact_id),
+  foreign key (country_id, merged_into) references whatsapp.contacts (country_id, contact_id),
+  check (match_key is not null or bsuid is not null or merged_into is not null)
+) with (fillfactor = 80);
+create unique index contacts_by_match_key on whatsapp.contacts (country_id, match_key);
+create unique index contacts_by_bsuid on whatsapp.contacts (country_id, bsuid);
+create index contacts_merged on whatsapp.contacts (country_id, merged_into) where merged_into is not null;
+comment on table whatsapp.contacts is 'A person in a country, known by phone, WhatsApp id or business-scoped user id (BSUID), each of which may be missing.';
+comment on column whatsapp.contacts.phone is 'E.164 as a caller gave it. Never rewritten.';
+comment on column whatsapp.contacts.wa_id is 'Digits as Meta reported them. Never rewritten; may differ from phone (Mexico 521, Argentina 549, Brazil''s ninth digit).';
+comment on column whatsapp.contacts.match_key is 'The canonical digits by which phone and wa_id of one person meet. Unique, hence so are phone and wa_id.';
+
+create table whatsapp.conversations (
+  country_id text not null,
+  account_id text not null,
+  contact_id uuid not null,
+  window_until timestamptz,
+  entry_point_until timestamptz,
+  last_inbound_at timestamptz,
+  last_message_at timestamptz not null default now(),
+  pair_next_at timestamptz,
+  sending_until timestamptz,
+  primary key (country_id, account_id, contact_id),
+  foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id),
+  foreign key (country_id, contact_id) references whatsapp.contacts (country_id, contact_id)
+) with (fillfactor = 60);
+create index conversations_by_contact on whatsapp.conversations (country_id, contact_id);
+comment on table whatsapp.conversations is 'One business number with one person: the 24-hour window, pair pacing, and the one message in flight.';
+comment on column whatsapp.conversations.window_until is 'Free-form messages may be sent until then: 24 hours after the person''s last message or call.';
+comment on column whatsapp.conversations.entry_point_until is 'Meta''s free entry point (click-to-WhatsApp), as told by status webhooks. Informs about price only.';
+comment on column whatsapp.conversations.pair_next_at is 'Pair pacing: the theoretical arrival time of the next message (one per 6 s, 45 ahead).';
+comment on column whatsapp.conversations.sending_until is 'A message to this person is in flight, at most until then (the end of its lease).';
+
+create table whatsapp.templates (
+  country_id text not null,
+  account_id text not null,
+  name text not null,
+  language text not null,
+  status text not null,
+  category text not null,
+  parameter_format text,
+  components jsonb,
+  quality text,
+  reason text,
+  synced_at timestamptz not null default now(),
+  primary key (country_id, account_id, name, language),
+  foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
+);
+comment on table whatsapp.templates is 'Meta''s message templates as last synced. Only APPROVED may be sent; a status this code does not know may not.';
+comment on column whatsapp.templates.language is 'With an underscore (es_MX), however Meta spelled it.';
+
+create table whatsapp.messages (
+  country_id text not null,
+  message_id uuid not null default whatsapp_internal.uuid7(),
+  account_id text not null,
+  contact_id uuid not null,
+  direction text not null check (direction in ('inbound', 'outbound')),
+  kind text not null,
+  state text not null check (state in (
+    'scheduled', 'queued', 'sending', 'unknown', 'accepted', 'sent', 'delivered', 'read', 'played',
+    'failed', 'refused', 'cancelled', 'expired', 'received')),
+  content jsonb not null,
+  template_name text,
+  template_language text,
+  category text,
+  ref text,
+  wamid text,
+  error_code integer,
+  error_title text,
+  error_details text,
+  refusal text,
+  price jsonb,
+  attempts smallint not null default 0,
+  created_by uuid,
+  created_at timestamptz not null default now(),
+  send_at timestamptz,
+  expires_at timestamptz,
+  accepted_at timestamptz,
+  sent_at timestamptz,
+  delivered_at timestamptz,
+  read_at timestamptz,
+  played_at timestamptz,
+  failed_at timestamptz,
+  primary key (country_id, message_id),
+  foreign key (country_id, account_id, contact_id) references whatsapp.conversations (country_id, account_id, contact_id)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+create unique index messages_by_wamid on whatsapp.messages (country_id, account_id, wamid) where wamid is not null;
+create index messages_by_contact on whatsapp.messages (country_id, account_id, contact_id, message_id);
+comment on table whatsapp.messages is 'The message log, inbound and outbound: one row a message, its state now and the time of each state.';
+comment on column whatsapp.messages.message_id is 'Ours. Goes to Meta as biz_opaque_callback_data and comes back with every status webhook.';
+comment on column whatsapp.messages.content is 'Meta''s own message object: {"type": …, "<type>": {…}}.';
+comment on column whatsapp.messages.refusal is 'Why a gate refused it, as one of the codes of docs/whatsapp.md.';
+
+create table whatsapp.message_events (
+  country_id text not null,
+  message_id uuid not null,
+  event_id bigint generated always as identity,
+  event text not null,
+  at timestamptz not null default now(),
+  recorded_at timestamptz not null default now(),
+  code integer,
+  title text,
+  detail jsonb,
+  primary key (country_id, message_id, event_id),
+  foreign key (country_id, message_id) references whatsapp.messages (country_id, message_id)
+);
+comment on table whatsapp.message_events is 'Append-only: every thing that happened to a message, with Meta''s code and words.';
+comment on column whatsapp.message_events.at is 'When it happened, by Meta''s clock where Meta told; recorded_at is when we wrote it down.';
+
+create table whatsapp.lanes (
+  country_id text not null,
+  account_id text not null,
+  lane text not null,
+  priority smallint not null,
+  paused boolean not null default false,
+  served_at timestamptz not null default '-infinity',
+  primary key (country_id, account_id, lane),
+  foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
+) with (fillfactor = 50);
+comment on table whatsapp.lanes is 'The queue''s lanes: replies (0) before utility (1) before marketing (2); lanes of one priority take turns.';
+
+create table whatsapp.queue (
+  country_id text not null,
+  message_id uuid not null,
+  account_id text not null,
+  contact_id uuid not null,
+  lane text not null,
+  due_at timestamptz not null,
+  run_at timestamptz not null,
+  expires_at timestamptz,
+  attempts smallint not null default 0,
+  scheduled boolean not null default false,
+  blocked boolean not null default false,
+  lease_id uuid,
+  leased_at timestamptz,
+  leased_until timestamptz,
+  unknown_until timestamptz,
+  unknown_requeues smallint not null default 0,
+  primary key (country_id, message_id),
+  foreign key (country_id, message_id) references whatsapp.messages (country_id, message_id),
+  foreign key (country_id, account_id, lane) references whatsapp.lanes (country_id, account_id, lane)
+) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+create index queue_by_lane on whatsapp.queue (country_id, account_id, lane, run_at, message_id);
+create index queue_by_contact on whatsapp.queue (country_id, account_id, contact_id, lane, due_at, message_id);
+create index queue_unknown on whatsapp.queue (country_id, unknown_until) where unknown_until is not null;
+create index queue_scheduled on whatsapp.queue (country_id, run_at) where scheduled;
+create index queue_expiring on whatsapp.queue (country_id, expires_at) where expires_at is not null;
+comment on table whatsapp.queue is 'Only what still has to be sent: small and hot, a row is deleted when its message is settled.';
+comment on column whatsapp.queue.due_at is 'The message''s place in its person''s order; never changes. run_at is when it may next be tried.';
+comment on column whatsapp.queue.blocked is 'Stepped aside because an earlier message to the same person is not done; settling that one wakes it.';
+comment on column whatsapp.queue.unknown_until is 'Set while nobody knows whether Meta took it: a status webhook decides, or sweep after this deadline.';
+
+create table whatsapp.leases (
+  country_id text not null,
+  lease_id uuid not null,
+  account_id text not null,
+  claim_id uuid not null,
+  leased_at timestamptz not null,
+  leased_until timestamptz not null,
+  slot_at timestamptz not null,
+  slot_step interval not null,
+  message_ids uuid[] not null,
+  primary key (country_id, lease_id)
+);
+create index leases_by_claim on whatsapp.leases (country_id, claim_id);
+create index leases_by_end on whatsapp.leases (country_id, leased_until);
+comment on table whatsapp.leases is 'One row per claimed batch: a repeated claim gets the same batch, and what a dead drainer held is found without an index on the queue''s lease.';
+comment on column whatsapp.leases.claim_id is 'Made by the caller of claim; one claim may hold a lease of several numbers.';
+
+create table whatsapp.throttles (
+  country_id text not null,
+  account_id text not null,
+  next_slot_at timestamptz not null default '-infinity',
+  held_until timestamptz,
+  rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
+  webhook_seen_at timestamptz,
+  primary key (country_id, account_id),
+  foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
+) with (fillfactor = 50);
+comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
+comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots 1/messages_per_second apart; inbound messages use slots too.';
+
+create table whatsapp.webhook_events (
+  country_id text not null,
+  event_key uuid not null,
+  account_id text,
+  field text not null,
+  kind text not null,
+  outcome text not null check (outcome in ('applied', 'parked', 'ignored', 'unroutable', 'unparsable')),
+  wamid text,
+  event jsonb,
+  payload jsonb not null,
+  received_at timestamptz not null default now(),
+  primary key (country_id, event_key)
+);
+create index webhook_events_parked on whatsapp.webhook_events (country_id, account_id, wamid) where outcome = 'parked';
+create index webhook_events_age on whatsapp.webhook_events using brin (received_at);
+comment on table whatsapp.webhook_events is 'Every webhook event once: the idempotency store of ingest, with the raw payload (Meta ids removed). Country ZZ holds what nobody could be found for.';
+comment on column whatsapp.webhook_events.event is 'The parsed event of a parked status, kept until the message it speaks of is known.';
+
+create table whatsapp.idempotency_keys (
+  country_id text not null,
+  key text not null check (length(key) between 1 and 255),
+  fingerprint text not null,
+  message_id uuid not null,
+  created_at timestamptz not null default now(),
+  primary key (country_id, key)
+);
+create index idempotency_keys_age on whatsapp.idempotency_keys using brin (created_at);
+comment on table whatsapp.idempotency_keys is 'A caller''s Idempotency-Key and the message it made. The same key with another body is refused.';

@@ -1,0 +1,37 @@
+-- Who may see and do what.
+--
+-- A signed-in member reads the rows of their countries. Nobody writes a table through the API: the verbs do (they run as
+-- their owner), and only service_role may execute them. Accounts and members are kept by the project's owner in SQL.
+-- Tables that concern no reader (keys, leases, throttles, lanes, raw webhooks) have row level security and no policy.
+
+-- The countries of the caller. Security definer because members itself is protected; run once per statement by the policies.
+create function whatsapp_internal.my_countries() returns setof text
+language sql stable security definer parallel safe set search_path = ''
+as $$
+  select country_id from whatsapp.members where user_id = (select auth.uid())
+$$;
+revoke all on function whatsapp_internal.my_countries() from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
+
+do $$
+declare
+  name text;
+begin
+  for name in select tablename from pg_catalog.pg_tables where schemaname = 'whatsapp' loop
+    execute format('alter table whatsapp.%I enable row level security', name);
+    execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', name);
+    execute format('grant select on whatsapp.%I to service_role', name);
+  end loop;
+  foreach name in array array['accounts', 'contacts', 'conversations', 'templates', 'messages', 'message_events', 'queue'] loop
+    execute format('grant select on whatsapp.%I to authenticated', name);
+    execute format(
+      'create policy members_read on whatsapp.%I for select to authenticated
+         using (country_id = any (array(select whatsapp_internal.my_countries())))', name);
+  end loop;
+end
+$$;
+
+grant select on whatsapp.members to authenticated;
+create policy own_memberships on whatsapp.members for select to authenticated using (user_id = (select auth.uid()));
+
+revoke all on all sequences in schema whatsapp from public, anon, authenticated, service_role;

@@ -1,0 +1,54 @@
+-- The gates: one function that says why a message may not go now, or nothing. `enqueue` asks it for a clear early answer,
+-- `claim` asks it again in the transaction of the lease, so nothing gets past however long it waited.
+-- It is pure: everything it needs is an argument. A gate that cannot decide says no.
+
+create function whatsapp_internal.refusal(
+  account_state text,
+  kind text,
+  category text,
+  template_status text,
+  window_until timestamptz,
+  last_inbound_at timestamptz,
+  opted_in_at timestamptz,
+  opt_in_required boolean,
+  opted_out_at timestamptz,
+  marketing_opted_out_at timestamptz,
+  marketing_cooled_until timestamptz,
+  expires_at timestamptz,
+  at timestamptz
+) returns text
+language sql immutable parallel safe
+return case
+  when account_state = 'disabled' then 'account_disabled'
+  when account_state = 'stopped' then 'account_stopped'
+  when account_state is null or account_state not in ('active', 'paused') then 'account_disabled'
+  -- Whoever asked to be left alone is, until they write again themselves.
+  when opted_out_at is not null and (kind = 'template' or coalesce(last_inbound_at <= opted_out_at, true)) then 'opted_out'
+  when kind = 'template' and coalesce(category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION') and marketing_opted_out_at is not null
+    then 'opted_out'
+  when kind = 'template' and coalesce(category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION') and opt_in_required and opted_in_at is null
+    then 'not_opted_in'
+  when kind = 'template' and coalesce(category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION') and marketing_cooled_until > at
+    then 'marketing_cooled'
+  -- Meta counts the 24 hours from the person's message; a minute is kept for the way to Meta.
+  when kind <> 'template' and coalesce(window_until - interval '1 minute' <= at, true) then 'window_closed'
+  when kind = 'template' and template_status is null then 'template_unknown'
+  when kind = 'template' and template_status = 'PAUSED' then 'template_paused'
+  when kind = 'template' and template_status <> 'APPROVED' then 'template_not_approved'
+  when expires_at <= at then 'message_expired'
+end;
+comment on function whatsapp_internal.refusal is 'Why a message may not go now, as a code of docs/whatsapp.md, or null.';
+
+-- The lane a message waits in and how urgent the lane is: a person's answer, then what they asked for, then marketing.
+create function whatsapp_internal.lane_of(kind text, category text) returns text
+language sql immutable parallel safe
+return case when kind <> 'template' then 'reply' when category in ('UTILITY', 'AUTHENTICATION') then 'utility' else 'marketing' end;
+
+create function whatsapp_internal.lane_priority(lane text) returns smallint
+language sql immutable parallel safe
+return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
+
+revoke all on function whatsapp_internal.refusal(text, text, text, text, timestamptz, timestamptz, timestamptz, boolean, timestamptz, timestamptz,
+  timestamptz, timestamptz, timestamptz) from public, anon, authenticated, service_role;
+revoke all on function whatsapp_internal.lane_of(text, text) from public, anon, authenticated, service_role;
+revoke all on function whatsapp_internal.lane_priority(text) from public, anon, authenticated, service_role;

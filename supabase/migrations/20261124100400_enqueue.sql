@@ -1,0 +1,288 @@
+-- enqueue: judge a batch of messages, write what may go to the log and the queue, answer a verdict for each.
+--
+--   p_items  jsonb[]  one object a message, any number of countries in one batch:
+--     country_id, account_id?          the account; without account_id the country's default
+--     actor?                           the signed-in user; must be operator or admin of the country. Absent for trusted servers
+--     phone?, match_key?, bsuid?, contact_id?   the person, by one of them (match_key goes with phone)
+--     kind, content, template_name?, template_language?    Meta's own object
+--     key, fingerprint                 Idempotency-Key and a digest of the request
+--     send_at?, expires_at?, ref?
+--   returns  jsonb    an array in the order of p_items:
+--     {"status": "accepted" | "replayed", "message_id", "state", "account_id"}  or  {"status": "refused", "code", "field"}
+--
+-- Safe to repeat: a key is written in the same transaction as its message, so the same key answers with the same message,
+-- however often and however concurrently it comes. A refusal leaves no trace and may be tried again with the same key.
+-- Rows shared by concurrent batches (contacts, conversations, keys) are touched in sorted order: no deadlocks.
+
+create type whatsapp_internal.draft as (
+  n bigint,
+  country_id text,
+  account_id text,
+  account_state text,
+  opt_in_required boolean,
+  actor uuid,
+  phone text,
+  match_key text,
+  bsuid text,
+  contact_id uuid,
+  kind text,
+  content jsonb,
+  template_name text,
+  template_language text,
+  category text,
+  key text,
+  fingerprint text,
+  send_at timestamptz,
+  expires_at timestamptz,
+  ref text,
+  message_id uuid,
+  status text,
+  state text,
+  code text,
+  field text
+);
+
+-- Reads the items and finds each one's account; who may not use it, or names one that is not there, is refused here.
+create function whatsapp_internal.read_drafts(p_items jsonb[]) returns whatsapp_internal.draft[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(row(
+      i.n, i.country_id, a.account_id, a.state, a.opt_in_required, i.actor, i.phone, i.match_key, i.bsuid, i.contact_id, i.kind, i.content,
+      i.template_name, i.template_language, null, i.key, i.fingerprint, i.send_at, i.expires_at, i.ref, i.message_id,
+      case when judged.code is not null then 'refused' end, null, judged.code, judged.field
+    )::whatsapp_internal.draft order by i.n)
+  from (
+    select u.n, r.*, whatsapp_internal.uuid7() as message_id
+    from unnest(p_items) with ordinality as u (item, n),
+      jsonb_to_record(u.item) as r (
+        country_id text, account_id text, actor uuid, phone text, match_key text, bsuid text, contact_id uuid, kind text, content jsonb,
+        template_name text, template_language text, key text, fingerprint text, send_at timestamptz, expires_at timestamptz, ref text)
+  ) i
+  left join whatsapp.members m on m.country_id = i.country_id and m.user_id = i.actor
+  left join whatsapp.accounts a
+    on a.country_id = i.country_id and (a.account_id = i.account_id or (i.account_id is null and a.is_default))
+  cross join lateral (
+    select case
+      when i.actor is not null and m.role is null then 'not_a_member'
+      when i.actor is not null and m.role not in ('operator', 'admin') then 'role_too_low'
+      when a.account_id is not null then null
+      when not exists (select from whatsapp.accounts c where c.country_id = i.country_id) then 'unknown_country'
+      when i.account_id is null then 'no_default_account'
+      else 'no_such_account'
+    end as code,
+    case
+      when a.account_id is not null and (i.actor is null or m.role in ('operator', 'admin')) then null
+      when i.account_id is not null and m.role is not null then 'account'
+      else 'country_id'
+    end as field
+  ) judged
+$$;
+
+-- Drafts whose key has been used get the answer of that time, or a refusal if the request was another one.
+create function whatsapp_internal.replay_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(row(
+      d.n, d.country_id, coalesce(m.account_id, d.account_id), d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid,
+      coalesce(m.contact_id, d.contact_id), d.kind, d.content, d.template_name, d.template_language, d.category, d.key, d.fingerprint,
+      d.send_at, d.expires_at, d.ref, coalesce(m.message_id, d.message_id),
+      case when k.key is null then d.status when k.fingerprint = d.fingerprint then 'replayed' else 'refused' end,
+      coalesce(m.state, d.state),
+      case when k.key is null then d.code when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
+      case when k.key is null then d.field when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
+    )::whatsapp_internal.draft order by d.n)
+  from unnest(p_drafts) d
+  left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.key = d.key
+  left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
+$$;
+
+-- Every undecided draft finds its person, or makes them known.
+create function whatsapp_internal.find_contacts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  insert into whatsapp.contacts (country_id, phone, match_key)
+  select distinct on (d.country_id, d.match_key) d.country_id, d.phone, d.match_key
+  from unnest(p_drafts) d
+  where d.status is null and d.match_key is not null
+    and not exists (select from whatsapp.contacts c where c.country_id = d.country_id and c.match_key = d.match_key)
+  order by d.country_id, d.match_key
+  on conflict do nothing;
+
+  insert into whatsapp.contacts (country_id, bsuid)
+  select distinct d.country_id, d.bsuid
+  from unnest(p_drafts) d
+  where d.status is null and d.bsuid is not null
+    and not exists (select from whatsapp.contacts c where c.country_id = d.country_id and c.bsuid = d.bsuid)
+  order by d.country_id, d.bsuid
+  on conflict do nothing;
+
+  -- Somebody first met through a webhook gets the phone a caller knows them by.
+  update whatsapp.contacts c set phone = d.phone
+  from (select distinct on (country_id, match_key) country_id, match_key, phone from unnest(p_drafts)
+        where status is null and match_key is not null order by country_id, match_key) d
+  where c.country_id = d.country_id and c.match_key = d.match_key and c.phone is null;
+
+  return (
+    select array_agg(row(
+        d.n, d.country_id, d.account_id, d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid, c.contact_id, d.kind,
+        d.content, d.template_name, d.template_language, d.category, d.key, d.fingerprint, d.send_at, d.expires_at, d.ref, d.message_id,
+        case when d.status is null and c.contact_id is null then 'refused' else d.status end, d.state,
+        case when d.status is null and c.contact_id is null then 'unknown_contact' else d.code end,
+        case when d.status is null and c.contact_id is null then 'to.contact_id' else d.field end
+      )::whatsapp_internal.draft order by d.n)
+    from unnest(p_drafts) d
+    left join lateral (
+      select coalesce(c.merged_into, c.contact_id) as contact_id
+      from whatsapp.contacts c
+      where c.country_id = d.country_id
+        and (c.contact_id = d.contact_id or c.match_key = d.match_key or c.bsuid = d.bsuid)
+      limit 1
+    ) c on true
+  );
+end
+$$;
+
+-- The gates, for each undecided draft; sets the category the template has at Meta. A message for later is judged again at its time,
+-- so the window is not asked of it now.
+create function whatsapp_internal.judge_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(row(
+      d.n, d.country_id, d.account_id, d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid, d.contact_id, d.kind,
+      d.content, d.template_name, d.template_language, t.category, d.key, d.fingerprint, d.send_at, d.expires_at, d.ref, d.message_id,
+      case when gate.code is not null then 'refused' else d.status end, d.state, coalesce(gate.code, d.code),
+      case
+        when gate.code is null then d.field
+        when gate.code like 'template%' then 'message.template'
+        when gate.code = 'message_expired' then 'expires_at'
+        when gate.code like 'account%' then 'account'
+        else 'to'
+      end
+    )::whatsapp_internal.draft order by d.n)
+  from unnest(p_drafts) d
+  left join whatsapp.contacts c on d.status is null and c.country_id = d.country_id and c.contact_id = d.contact_id
+  left join whatsapp.conversations v
+    on d.status is null and v.country_id = d.country_id and v.account_id = d.account_id and v.contact_id = d.contact_id
+  left join whatsapp.templates t
+    on d.status is null and t.country_id = d.country_id and t.account_id = d.account_id and t.name = d.template_name
+    and t.language = d.template_language
+  cross join lateral (
+    select case when d.status is null then whatsapp_internal.refusal(
+      d.account_state, d.kind, t.category, t.status,
+      case when d.send_at > now() then d.send_at + interval '1 day' else v.window_until end,
+      v.last_inbound_at, c.opted_in_at, d.opt_in_required, c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, d.expires_at, now()
+    ) end as code
+  ) gate
+$$;
+
+-- Writes the keys of the drafts that may go. Of two callers with one key the second waits here for the first and then finds
+-- its message; a draft that found its key taken is no longer undecided.
+create function whatsapp_internal.take_keys(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_drafts whatsapp_internal.draft[];
+begin
+  with taken as (
+    insert into whatsapp.idempotency_keys (country_id, key, fingerprint, message_id)
+    select country_id, key, fingerprint, message_id
+    from unnest(p_drafts) where status is null
+    order by country_id, key, n
+    on conflict do nothing
+    returning country_id, message_id
+  )
+  select array_agg(row(
+      d.n, d.country_id, d.account_id, d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid, d.contact_id, d.kind,
+      d.content, d.template_name, d.template_language, d.category, d.key, d.fingerprint, d.send_at, d.expires_at, d.ref, d.message_id,
+      case when t.message_id is not null then 'accepted' else d.status end,
+      case when t.message_id is null then d.state when d.send_at > now() then 'scheduled' else 'queued' end,
+      d.code, d.field
+    )::whatsapp_internal.draft order by d.n)
+  into v_drafts
+  from unnest(p_drafts) d
+  left join taken t on t.country_id = d.country_id and t.message_id = d.message_id;
+  return v_drafts;
+end
+$$;
+
+-- Writes log and queue of the accepted drafts.
+create function whatsapp_internal.write_drafts(p_drafts whatsapp_internal.draft[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  insert into whatsapp.lanes (country_id, account_id, lane, priority)
+  select distinct d.country_id, d.account_id, l.lane, whatsapp_internal.lane_priority(l.lane)
+  from unnest(p_drafts) d, lateral (select whatsapp_internal.lane_of(d.kind, d.category) as lane) l
+  where d.status = 'accepted'
+    and not exists (
+      select from whatsapp.lanes x where x.country_id = d.country_id and x.account_id = d.account_id and x.lane = l.lane)
+  order by 1, 2, 3
+  on conflict do nothing;
+
+  insert into whatsapp.messages (
+    country_id, message_id, account_id, contact_id, direction, kind, state, content, template_name, template_language, category, ref,
+    created_by, send_at, expires_at)
+  select country_id, message_id, account_id, contact_id, 'outbound', kind, state, content, template_name, template_language, category, ref,
+    actor, send_at, expires_at
+  from unnest(p_drafts) where status = 'accepted';
+
+  insert into whatsapp.message_events (country_id, message_id, event)
+  select country_id, message_id, 'message_' || state from unnest(p_drafts) where status = 'accepted';
+
+  insert into whatsapp.queue (country_id, message_id, account_id, contact_id, lane, due_at, run_at, expires_at, scheduled)
+  select country_id, message_id, account_id, contact_id, whatsapp_internal.lane_of(kind, category),
+    greatest(send_at, now()), greatest(send_at, now()), expires_at, state = 'scheduled'
+  from unnest(p_drafts) where status = 'accepted'
+  order by n;
+end
+$$;
+
+create function whatsapp.enqueue(p_items jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_drafts whatsapp_internal.draft[];
+begin
+  v_drafts := whatsapp_internal.read_drafts(p_items);
+  v_drafts := whatsapp_internal.replay_drafts(v_drafts);
+  v_drafts := whatsapp_internal.find_contacts(v_drafts);
+  v_drafts := whatsapp_internal.judge_drafts(v_drafts);
+
+  insert into whatsapp.conversations (country_id, account_id, contact_id)
+  select distinct country_id, account_id, contact_id from unnest(v_drafts) d
+  where status is null and not exists (
+    select from whatsapp.conversations v
+    where v.country_id = d.country_id and v.account_id = d.account_id and v.contact_id = d.contact_id)
+  order by 1, 2, 3
+  on conflict do nothing;
+
+  v_drafts := whatsapp_internal.take_keys(v_drafts);
+  perform whatsapp_internal.write_drafts(v_drafts);
+  v_drafts := whatsapp_internal.replay_drafts(v_drafts);
+
+  return (
+    select coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+      'status', status, 'message_id', case when status <> 'refused' then message_id end, 'state', state, 'account_id', account_id, 'code', code, 'field', field
+    )) order by n), '[]'::jsonb)
+    from unnest(v_drafts)
+  );
+end
+$$;
+comment on function whatsapp.enqueue is 'Verb 1 of 5. Judges a batch of messages, writes log and queue, answers a verdict per item. Safe to repeat.';
+
+do $$
+declare
+  f regprocedure;
+begin
+  for f in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+    where p.pronamespace = 'whatsapp_internal'::regnamespace
+      and p.proname in ('read_drafts', 'replay_drafts', 'find_contacts', 'judge_drafts', 'take_keys', 'write_drafts')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
+  end loop;
+end
+$$;
+revoke all on function whatsapp.enqueue(jsonb[]) from public, anon, authenticated;
+grant execute on function whatsapp.enqueue(jsonb[]) to service_role;

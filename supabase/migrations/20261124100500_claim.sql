@@ -1,0 +1,318 @@
+-- claim: hand out what may be sent now. For each number the caller has credentials for: take the number's throttle row, spend
+-- its slots, pick lanes by priority and turn, judge every message again, lease the rest as one batch.
+--
+--   p_claim_id   uuid     made by the caller; a claim repeated under the same id (its answer was lost) gets the same batch again
+--   p_accounts   text[]   "COUNTRY/account" of the numbers the caller can send for
+--   p_limit      int      messages at the most, over all numbers
+--   p_lease      interval how long the batch is the caller's; nothing may be posted after it
+--   p_horizon    interval how far ahead slots are handed out
+--   returns      jsonb    {"leases": [{"lease_id", "country_id", "account_id", "seconds", "messages": [
+--                           {"message_id", "contact_id", "to" | "recipient", "content", "kind", "category", "attempts", "in_ms"}]}],
+--                          "refused": n, "next_ms": when it is worth asking again, or null}
+--
+-- Whoever holds a number's throttle row is the only one claiming for it; others skip it and serve other numbers. So ten drainers
+-- together keep one number's rate, and no row is claimed twice.
+--
+-- The token bucket is kept as the time of the next free slot: n messages take n slots, 1/rate apart, and the caller posts each
+-- at its slot. That spaces messages evenly however many processes send, and needs no refill.
+--
+-- Strategies tried for the candidates of a lane (200 of a lane of 1,000,000, ms): "limit <variable>" under a generic plan 85
+-- (the planner leaves the index), constant limit and row_number() 2.1, this one with a custom plan 1.9. Hence plan_cache_mode.
+
+-- The due head of one lane, each row judged: go, or refused with a code, or blocked until a time.
+create type whatsapp_internal.candidate as (
+  message_id uuid,
+  contact_id uuid,
+  code text,
+  blocked_until timestamptz
+);
+
+create function whatsapp_internal.judge_lane(p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz)
+returns setof whatsapp_internal.candidate
+language plpgsql volatile set search_path = '' set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  return query
+  with head as materialized (
+    select q.message_id, q.contact_id, q.due_at, q.expires_at
+    from whatsapp.queue q
+    where q.country_id = p_country and q.account_id = p_account and q.lane = p_lane and q.run_at <= p_at and q.lease_id is null
+    order by q.run_at, q.message_id
+    limit p_want
+    for update of q skip locked
+  )
+  select h.message_id, h.contact_id,
+    whatsapp_internal.refusal(
+      'active', m.kind, coalesce(t.category, m.category), t.status, v.window_until, v.last_inbound_at, c.opted_in_at, a.opt_in_required,
+      c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, h.expires_at, p_at),
+    -- One message per person at a time, in order; and one per six seconds once 45 have been sent ahead (Meta: pair rate limit).
+    case
+      when earlier.found or v.sending_until > p_at then p_at + interval '1 second'
+      when v.pair_next_at > p_at + interval '264 seconds' then v.pair_next_at - interval '264 seconds'
+    end
+  from head h
+  join whatsapp.messages m on m.country_id = p_country and m.message_id = h.message_id
+  join whatsapp.accounts a on a.country_id = p_country and a.account_id = p_account
+  join whatsapp.contacts c on c.country_id = p_country and c.contact_id = h.contact_id
+  join whatsapp.conversations v on v.country_id = p_country and v.account_id = p_account and v.contact_id = h.contact_id
+  left join whatsapp.templates t
+    on t.country_id = p_country and t.account_id = p_account and t.name = m.template_name and t.language = m.template_language
+  left join lateral (
+    select true as found
+    from whatsapp.queue q
+    where q.country_id = p_country and q.account_id = p_account and q.contact_id = h.contact_id and q.lane = p_lane
+      and (q.due_at, q.message_id) < (h.due_at, h.message_id) and q.unknown_until is null
+    limit 1
+  ) earlier on true
+  order by h.due_at, h.message_id;
+end
+$$;
+
+-- Ends messages a gate refused: state, event, and out of the queue.
+create function whatsapp_internal.refuse_claimed(p_country text, p_ids uuid[], p_codes text[]) returns void
+language sql volatile set search_path = ''
+as $$
+  with gone as (
+    update whatsapp.messages m
+    set state = case when r.code = 'message_expired' then 'expired' else 'refused' end, refusal = r.code
+    from unnest(p_ids, p_codes) as r (message_id, code)
+    where m.country_id = p_country and m.message_id = r.message_id
+    returning m.message_id, m.state, r.code
+  ),
+  told as (
+    insert into whatsapp.message_events (country_id, message_id, event, title)
+    select p_country, message_id, 'message_' || state, code from gone
+  )
+  delete from whatsapp.queue q where q.country_id = p_country and q.message_id = any (p_ids)
+$$;
+
+-- A lease as the caller sees it: what to post, to whom, and in how many milliseconds.
+create function whatsapp_internal.lease_answer(p_country text, p_lease uuid) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'lease_id', l.lease_id, 'country_id', l.country_id, 'account_id', l.account_id,
+    'seconds', greatest(0, extract(epoch from l.leased_until - clock_timestamp())),
+    'messages', (
+      select coalesce(jsonb_agg(jsonb_build_object(
+        'message_id', m.message_id, 'contact_id', m.contact_id, 'kind', m.kind, 'category', m.category, 'content', m.content,
+        'attempts', m.attempts, 'to', coalesce(c.phone, '+' || c.wa_id), 'recipient', c.bsuid,
+        'in_ms', greatest(0, round(extract(epoch from l.slot_at + (i.n - 1) * l.slot_step - clock_timestamp()) * 1000))
+      ) order by i.n), '[]'::jsonb)
+      from unnest(l.message_ids) with ordinality as i (message_id, n)
+      join whatsapp.queue q on q.country_id = l.country_id and q.message_id = i.message_id and q.lease_id = l.lease_id
+      join whatsapp.messages m on m.country_id = l.country_id and m.message_id = i.message_id
+      join whatsapp.contacts c on c.country_id = l.country_id and c.contact_id = m.contact_id))
+  from whatsapp.leases l
+  where l.country_id = p_country and l.lease_id = p_lease
+$$;
+
+-- Leases the picked messages of one number. Slots start at p_slot and lie p_step apart.
+create function whatsapp_internal.lease(
+  p_claim uuid, p_country text, p_account text, p_ids uuid[], p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval
+) returns jsonb
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_lease uuid := whatsapp_internal.uuid7();
+  v_until timestamptz := p_at + p_lease;
+begin
+  insert into whatsapp.leases (country_id, lease_id, account_id, claim_id, leased_at, leased_until, slot_at, slot_step, message_ids)
+  values (p_country, v_lease, p_account, p_claim, p_at, v_until, p_slot, p_step, p_ids);
+
+  update whatsapp.queue q
+  set lease_id = v_lease, leased_at = p_at, leased_until = v_until, attempts = q.attempts + 1, blocked = false, unknown_until = null
+  where q.country_id = p_country and q.message_id = any (p_ids);
+
+  update whatsapp.conversations v
+  set sending_until = v_until, pair_next_at = greatest(v.pair_next_at, p_at) + interval '6 seconds'
+  from whatsapp.queue q
+  where q.country_id = p_country and q.message_id = any (p_ids)
+    and v.country_id = p_country and v.account_id = p_account and v.contact_id = q.contact_id;
+
+  with sending as (
+    update whatsapp.messages m
+    set state = whatsapp_internal.state_of(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at, 'sending'),
+      attempts = m.attempts + 1
+    where m.country_id = p_country and m.message_id = any (p_ids)
+    returning m.message_id, m.attempts
+  )
+  insert into whatsapp.message_events (country_id, message_id, event, at, detail)
+  select p_country, message_id, 'message_sending', p_at, jsonb_build_object('attempt', attempts) from sending;
+
+  return whatsapp_internal.lease_answer(p_country, v_lease);
+end
+$$;
+
+-- Claims for one number whose throttle row the caller holds. Goes through the lanes by priority; lanes of one priority share what
+-- is left equally, the longest unserved first.
+create function whatsapp_internal.claim_account(
+  p_claim uuid, p_country text, p_account text, p_limit integer, p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval,
+  out lease jsonb, out claimed integer, out refused integer
+)
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_lane record;
+  v_share integer;
+  v_ids uuid[] := '{}';
+  v_go uuid[];
+  v_no uuid[];
+  v_codes text[];
+  v_late uuid[];
+  v_late_until timestamptz[];
+begin
+  refused := 0;
+  for v_lane in
+    select lane, priority, count(*) over (partition by priority) as peers, row_number() over (partition by priority order by served_at) as turn
+    from whatsapp.lanes
+    where country_id = p_country and account_id = p_account and not paused
+    order by priority, served_at
+  loop
+    exit when cardinality(v_ids) >= p_limit;
+    v_share := ceil((p_limit - cardinality(v_ids))::numeric / (v_lane.peers - v_lane.turn + 1));
+
+    select
+      coalesce(array_agg(c.message_id) filter (where c.code is null and c.blocked_until is null), '{}'),
+      array_agg(c.message_id) filter (where c.code is not null),
+      array_agg(c.code) filter (where c.code is not null),
+      array_agg(c.message_id) filter (where c.code is null and c.blocked_until is not null),
+      array_agg(c.blocked_until) filter (where c.code is null and c.blocked_until is not null)
+    into v_go, v_no, v_codes, v_late, v_late_until
+    from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at) c;
+
+    if v_no is not null then
+      perform whatsapp_internal.refuse_claimed(p_country, v_no, v_codes);
+      refused := refused + cardinality(v_no);
+    end if;
+    if v_late is not null then
+      update whatsapp.queue q set run_at = l.until, blocked = true
+      from unnest(v_late, v_late_until) as l (message_id, until)
+      where q.country_id = p_country and q.message_id = l.message_id;
+    end if;
+    if cardinality(v_go) > 0 then
+      -- A person may stand in two lanes: only the more urgent message goes now.
+      select coalesce(array_agg(g.message_id order by g.n), '{}') into v_go
+      from unnest(v_go) with ordinality as g (message_id, n)
+      join whatsapp.queue q on q.country_id = p_country and q.message_id = g.message_id
+      where not exists (
+        select from whatsapp.queue o
+        where o.country_id = p_country and o.message_id = any (v_ids) and o.contact_id = q.contact_id);
+      v_ids := v_ids || v_go;
+      update whatsapp.lanes set served_at = p_at where country_id = p_country and account_id = p_account and lane = v_lane.lane;
+    end if;
+  end loop;
+
+  claimed := cardinality(v_ids);
+  if claimed > 0 then
+    lease := whatsapp_internal.lease(p_claim, p_country, p_account, v_ids, p_lease, p_at, p_slot, p_step);
+  end if;
+end
+$$;
+
+create function whatsapp.claim(
+  p_claim_id uuid, p_accounts text[], p_limit integer default 200, p_lease interval default '60 seconds', p_horizon interval default '1 second'
+) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_account record;
+  v_left integer := p_limit;
+  v_refused integer := 0;
+  v_leases jsonb;
+  v_at timestamptz;
+  v_next timestamptz;
+  v_slot timestamptz;
+  v_step interval;
+  v_slots integer;
+  v_got record;
+begin
+  if p_limit is null or p_limit not between 1 and 1000 then
+    raise sqlstate 'PT400' using message = 'p_limit must be between 1 and 1000';
+  end if;
+
+  select jsonb_agg(whatsapp_internal.lease_answer(l.country_id, l.lease_id)) into v_leases
+  from whatsapp.leases l
+  where l.country_id in (select split_part(a, '/', 1) from unnest(p_accounts) a) and l.claim_id = p_claim_id;
+  if v_leases is not null then
+    return jsonb_build_object('leases', v_leases, 'refused', 0, 'next_ms', 0);
+  end if;
+  v_leases := '[]';
+
+  insert into whatsapp.throttles (country_id, account_id)
+  select a.country_id, a.account_id from whatsapp.accounts a
+  where a.country_id || '/' || a.account_id = any (p_accounts)
+    and not exists (select from whatsapp.throttles t where t.country_id = a.country_id and t.account_id = a.account_id)
+  order by 1, 2
+  on conflict do nothing;
+
+  for v_account in
+    select a.country_id, a.account_id, a.messages_per_second, count(*) over () - row_number() over () + 1 as left_to_serve
+    from whatsapp.accounts a
+    where a.country_id || '/' || a.account_id = any (p_accounts)
+      and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
+      and exists (
+        select from whatsapp.lanes l
+        where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and exists (
+          select from whatsapp.queue q
+          where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.run_at <= now() and q.lease_id is null))
+    order by random()
+  loop
+    exit when v_left < 1;
+    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), interval '1 second' / (v_account.messages_per_second * t.rate_factor)
+    into v_at, v_slot, v_step
+    from whatsapp.throttles t
+    where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)
+    for no key update of t skip locked;
+    continue when not found;
+
+    v_slots := floor(extract(epoch from v_at + p_horizon - v_slot) / extract(epoch from v_step)) + 1;
+    if v_slots < 1 then
+      v_next := least(v_next, v_slot);
+      continue;
+    end if;
+
+    select * into v_got from whatsapp_internal.claim_account(
+      p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, ceil(v_left::numeric / v_account.left_to_serve)::integer), p_lease, v_at,
+      v_slot, v_step);
+    v_refused := v_refused + v_got.refused;
+    if v_got.claimed > 0 then
+      v_leases := v_leases || v_got.lease;
+      v_left := v_left - v_got.claimed;
+      update whatsapp.throttles set next_slot_at = v_slot + v_got.claimed * v_step
+      where country_id = v_account.country_id and account_id = v_account.account_id;
+    end if;
+  end loop;
+
+  -- When the next row of these numbers falls due, so that a drainer can wait for it rather than ask again and again.
+  select least(v_next, min(head.run_at)) into v_next
+  from whatsapp.lanes l
+  join whatsapp.accounts a on a.country_id = l.country_id and a.account_id = l.account_id and a.state = 'active'
+  cross join lateral (
+    select q.run_at from whatsapp.queue q
+    where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
+    order by q.run_at limit 1
+  ) head
+  where not l.paused and l.country_id || '/' || l.account_id = any (p_accounts);
+
+  return jsonb_build_object(
+    'leases', v_leases, 'refused', v_refused,
+    'next_ms', case when v_next is not null then greatest(0, round(extract(epoch from v_next - clock_timestamp()) * 1000)) end);
+end
+$$;
+comment on function whatsapp.claim is 'Verb 2 of 5. Judges again, spends the limits, leases a batch and hands out what to post.';
+
+do $$
+declare
+  f regprocedure;
+begin
+  for f in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+    where p.pronamespace = 'whatsapp_internal'::regnamespace and p.proname in ('judge_lane', 'refuse_claimed', 'lease', 'lease_answer', 'claim_account')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
+  end loop;
+end
+$$;
+revoke all on function whatsapp.claim(uuid, text[], integer, interval, interval) from public, anon, authenticated;
+grant execute on function whatsapp.claim(uuid, text[], integer, interval, interval) to service_role;

@@ -1,0 +1,283 @@
+-- settle: record what became of the messages a drainer had leased.
+--
+--   p_results  jsonb[]  one object a message:
+--     country_id, message_id, lease_id
+--     outcome   accepted   Meta took it: wamid (and wa_id, user_id where Meta told them)
+--               rejected   Meta refused it for good: failed
+--               retry      Meta refused it for now: back to the queue after wait_seconds, failed once max_attempts are used up
+--               held       Meta refused it because of its limits, the account or the template: as retry, but the attempt does not count
+--               released   never written to the wire: as held
+--               unknown    nobody knows: waits for a status webhook that carries our id, or for sweep
+--     code?, title?, details?, effect?, wait_seconds?, max_attempts?, detail?   Meta's verdict (services/whatsapp/meta_errors.py)
+--   returns    jsonb    {"settled": n, "stale": n}
+--
+-- Safe to repeat, and fenced: what is not leased under this lease any more is only changed by an answer that proves what happened.
+-- An acceptance always counts, however late. A `released` takes back even a message that has become unknown under the same lease:
+-- the drainer that held it knows it was not sent.
+--
+-- Locks: messages in order, then queue, then conversations; ingest takes them in the same order.
+
+create type whatsapp_internal.result as (
+  country_id text,
+  message_id uuid,
+  lease_id uuid,
+  outcome text,
+  wamid text,
+  wa_id text,
+  user_id text,
+  code integer,
+  title text,
+  details text,
+  effect text,
+  wait_seconds double precision,
+  max_attempts integer,
+  detail jsonb,
+  account_id text,
+  contact_id uuid,
+  template_name text,
+  template_language text
+);
+
+-- What Meta's verdict means beyond the one message. Called by settle and by ingest with the same rows.
+create function whatsapp_internal.apply_effects(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if not exists (select from unnest(p_results) where effect is not null and effect <> 'none') then
+    return;
+  end if;
+
+  update whatsapp.conversations v set window_until = least(v.window_until, now())
+  from (select distinct country_id, account_id, contact_id from unnest(p_results) where effect = 'close_window') r
+  where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id;
+
+  update whatsapp.contacts c
+  set marketing_cooled_until = greatest(c.marketing_cooled_until, now() + r.seconds * interval '1 second')
+  from (select country_id, contact_id, max(coalesce(nullif(wait_seconds, 0), 86400)) as seconds from unnest(p_results)
+        where effect = 'cool_contact' group by 1, 2) r
+  where c.country_id = r.country_id and c.contact_id = r.contact_id;
+
+  update whatsapp.contacts c set marketing_opted_out_at = coalesce(c.marketing_opted_out_at, now())
+  from (select distinct country_id, contact_id from unnest(p_results) where effect = 'opt_out') r
+  where c.country_id = r.country_id and c.contact_id = r.contact_id;
+
+  update whatsapp.templates t
+  set status = case r.effect when 'disable_template' then 'DISABLED' else 'PAUSED' end, reason = 'Meta code ' || r.code
+  from (select distinct on (country_id, account_id, template_name, template_language) * from unnest(p_results)
+        where effect in ('pause_template', 'disable_template')
+        order by country_id, account_id, template_name, template_language, effect) r
+  where t.country_id = r.country_id and t.account_id = r.account_id and t.name = r.template_name and t.language = r.template_language
+    and t.status in ('APPROVED', 'PAUSED');
+
+  update whatsapp.accounts a
+  set state = case r.effect when 'stop_account' then 'stopped' else 'paused' end,
+    state_reason = r.title, state_code = r.code, state_since = now(),
+    paused_until = case when r.effect = 'pause_account' and r.wait_seconds > 0 then now() + r.wait_seconds * interval '1 second' end
+  from (select distinct on (country_id, account_id) * from unnest(p_results) where effect in ('stop_account', 'pause_account')
+        order by country_id, account_id, effect desc, wait_seconds desc nulls first) r
+  where a.country_id = r.country_id and a.account_id = r.account_id
+    and (a.state = 'active' or (a.state = 'paused' and r.effect = 'stop_account'));
+
+  -- Throughput reached (130429): the number rests for a moment and goes on at half its rate; sweep raises it again.
+  update whatsapp.throttles t
+  set held_until = greatest(t.held_until, now() + r.seconds * interval '1 second'), rate_factor = greatest(t.rate_factor / 2, 0.05)
+  from (select country_id, account_id, max(coalesce(nullif(wait_seconds, 0), 1)) as seconds from unnest(p_results)
+        where effect = 'slow_down' group by 1, 2) r
+  where t.country_id = r.country_id and t.account_id = r.account_id and coalesce(t.held_until <= now(), true);
+
+  -- Pair rate reached (131056): this person waits, others do not.
+  update whatsapp.conversations v
+  set pair_next_at = greatest(v.pair_next_at, now() + interval '264 seconds' + r.seconds * interval '1 second')
+  from (select country_id, account_id, contact_id, max(coalesce(wait_seconds, 6)) as seconds from unnest(p_results)
+        where effect = 'pair_wait' group by 1, 2, 3) r
+  where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id;
+end
+$$;
+
+-- Statuses that came for a wamid before anybody knew whose it was: handed to ingest's own function once it is known.
+create function whatsapp_internal.replay_parked(p_country text, p_limit integer) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_events jsonb[];
+begin
+  with known as (
+    select w.event_key
+    from whatsapp.webhook_events w
+    join whatsapp.messages m on m.country_id = w.country_id and m.account_id = w.account_id and m.wamid = w.wamid
+    where w.country_id = p_country and w.outcome = 'parked'
+    limit p_limit
+    for update of w skip locked
+  ),
+  freed as (
+    update whatsapp.webhook_events w set outcome = 'applied'
+    from known k where w.country_id = p_country and w.event_key = k.event_key
+    returning w.event
+  )
+  select array_agg(event) into v_events from freed;
+  if v_events is null then
+    return 0;
+  end if;
+  perform whatsapp_internal.apply_statuses(v_events);
+  update whatsapp.webhook_events set event = null
+  where country_id = p_country and outcome = 'applied' and event_key in (select (e ->> 'key')::uuid from unnest(v_events) e);
+  return cardinality(v_events);
+end
+$$;
+
+create function whatsapp.settle(p_results jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_results whatsapp_internal.result[];
+  v_country text;
+begin
+  -- Messages are locked here, in order. A result counts if its lease still holds the row, or proves what happened to it.
+  select array_agg(row(
+      r.country_id, r.message_id, r.lease_id,
+      case
+        -- A status webhook was faster: whatever the answer was, the message is on its way and is not sent again.
+        when coalesce(m.sent_at, m.delivered_at, m.read_at, m.played_at) is not null then 'accepted'
+        when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
+        else r.outcome
+      end,
+      r.wamid, r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts, r.detail,
+      m.account_id, m.contact_id, m.template_name, m.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
+  into v_results
+  from (
+    select m.* from whatsapp.messages m
+    join (select distinct i ->> 'country_id' as country_id, (i ->> 'message_id')::uuid as message_id from unnest(p_results) i) x
+      on x.country_id = m.country_id and x.message_id = m.message_id
+    order by m.country_id, m.message_id
+    for no key update of m
+  ) m
+  join (
+    select distinct on (country_id, message_id) r.*
+    from unnest(p_results) i,
+      jsonb_to_record(i) as r (
+        country_id text, message_id uuid, lease_id uuid, outcome text, wamid text, wa_id text, user_id text, code integer, title text,
+        details text, effect text, wait_seconds double precision, max_attempts integer, detail jsonb)
+    order by country_id, message_id
+  ) r on r.country_id = m.country_id and r.message_id = m.message_id
+  left join whatsapp.queue q on q.country_id = r.country_id and q.message_id = r.message_id
+  where case r.outcome
+    when 'accepted' then m.accepted_at is null or q.message_id is not null
+    when 'unknown' then q.lease_id = r.lease_id and q.unknown_until is null
+    else q.lease_id = r.lease_id
+  end;
+
+  if v_results is null then
+    return jsonb_build_object('settled', 0, 'stale', coalesce(cardinality(p_results), 0));
+  end if;
+
+  update whatsapp.messages m
+  set
+    wamid = coalesce(r.wamid, m.wamid),
+    accepted_at = case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
+    failed_at = case when r.outcome = 'rejected' then coalesce(m.failed_at, now()) else m.failed_at end,
+    error_code = coalesce(r.code, m.error_code),
+    error_title = coalesce(r.title, m.error_title),
+    error_details = coalesce(r.details, m.error_details),
+    attempts = case when r.outcome in ('held', 'released') then greatest(m.attempts - 1, 0) else m.attempts end,
+    state = whatsapp_internal.state_of(
+      case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
+      m.sent_at, m.delivered_at, m.read_at, m.played_at,
+      case when r.outcome = 'rejected' then coalesce(m.failed_at, now()) else m.failed_at end,
+      case when r.outcome = 'unknown' then 'unknown' else 'queued' end)
+  from unnest(v_results) r
+  where m.country_id = r.country_id and m.message_id = r.message_id;
+
+  insert into whatsapp.message_events (country_id, message_id, event, code, title, detail)
+  select country_id, message_id,
+    case outcome when 'rejected' then 'message_failed' when 'retry' then 'message_retry' else 'message_' || outcome end,
+    code, title,
+    nullif(jsonb_strip_nulls(coalesce(detail, '{}') || jsonb_build_object('details', details, 'wait_seconds', wait_seconds)), '{}')
+  from unnest(v_results);
+
+  delete from whatsapp.queue q
+  using unnest(v_results) r
+  where q.country_id = r.country_id and q.message_id = r.message_id and r.outcome in ('accepted', 'rejected')
+    and (q.lease_id = r.lease_id or q.lease_id is null);
+
+  update whatsapp.queue q
+  set
+    lease_id = case when r.outcome = 'unknown' then q.lease_id end,
+    leased_until = case when r.outcome = 'unknown' then q.leased_until end,
+    unknown_until = case when r.outcome = 'unknown' then now() + a.unknown_deadline end,
+    attempts = case when r.outcome in ('held', 'released') then greatest(q.attempts - 1, 0) else q.attempts end,
+    run_at = case when r.wait_seconds > 0 and r.outcome <> 'unknown' then now() + r.wait_seconds * interval '1 second' else q.run_at end
+  from unnest(v_results) r
+  join whatsapp.accounts a on a.country_id = r.country_id and a.account_id = r.account_id
+  where q.country_id = r.country_id and q.message_id = r.message_id and q.lease_id = r.lease_id
+    and r.outcome in ('retry', 'held', 'released', 'unknown');
+
+  perform whatsapp_internal.free_conversations(v_results);
+  perform whatsapp_internal.learn_ids(v_results);
+  perform whatsapp_internal.apply_effects(v_results);
+
+  for v_country in select distinct country_id from unnest(v_results) where wamid is not null order by 1 loop
+    if exists (select from whatsapp.webhook_events where country_id = v_country and outcome = 'parked') then
+      perform whatsapp_internal.replay_parked(v_country, 1000);
+    end if;
+  end loop;
+
+  return jsonb_build_object('settled', cardinality(v_results), 'stale', cardinality(p_results) - cardinality(v_results));
+end
+$$;
+comment on function whatsapp.settle is 'Verb 3 of 5. Records what Meta answered: accepted, rejected, retry, held, released or unknown. Safe to repeat.';
+
+-- The people of settled messages may get their next one; the first that had stepped aside for it is due at once.
+create function whatsapp_internal.free_conversations(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  update whatsapp.conversations v
+  set sending_until = null, last_message_at = now()
+  from (select distinct country_id, account_id, contact_id from unnest(p_results) order by 1, 2, 3) r
+  where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id;
+
+  update whatsapp.queue q
+  set run_at = now(), blocked = false
+  from (select distinct country_id, account_id, contact_id from unnest(p_results)) r
+  cross join lateral (
+    select n.message_id from whatsapp.queue n
+    where n.country_id = r.country_id and n.account_id = r.account_id and n.contact_id = r.contact_id and n.lease_id is null and n.due_at <= now()
+    order by n.lane, n.due_at, n.message_id
+    limit 1
+  ) next
+  where q.country_id = r.country_id and q.message_id = next.message_id and q.blocked;
+end
+$$;
+
+-- Meta's answer may tell the WhatsApp id or BSUID of a person known only by phone.
+create function whatsapp_internal.learn_ids(p_results whatsapp_internal.result[]) returns void
+language sql volatile set search_path = ''
+as $$
+  update whatsapp.contacts c
+  set wa_id = coalesce(c.wa_id, r.wa_id), bsuid = coalesce(c.bsuid, r.user_id)
+  from (
+    select distinct on (country_id, contact_id) country_id, contact_id, wa_id, user_id from unnest(p_results)
+    where outcome = 'accepted' and (wa_id is not null or user_id is not null)
+    order by country_id, contact_id
+  ) r
+  where c.country_id = r.country_id and c.contact_id = r.contact_id
+    and ((c.wa_id is null and r.wa_id is not null)
+      or (c.bsuid is null and r.user_id is not null
+          and not exists (select from whatsapp.contacts o where o.country_id = r.country_id and o.bsuid = r.user_id)))
+$$;
+
+do $$
+declare
+  f regprocedure;
+begin
+  for f in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+    where p.pronamespace = 'whatsapp_internal'::regnamespace
+      and p.proname in ('apply_effects', 'replay_parked', 'free_conversations', 'learn_ids')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
+  end loop;
+end
+$$;
+revoke all on function whatsapp.settle(jsonb[]) from public, anon, authenticated;
+grant execute on function whatsapp.settle(jsonb[]) to service_role;

@@ -1,0 +1,355 @@
+-- ingest: store a batch of webhook events once, and let them move what they speak of.
+--
+--   p_events  jsonb[]  as services/whatsapp/webhook.py makes them:
+--     key, country_id, account_id, field, kind, at, payload and, by kind,
+--     status    wamid, message_id?, state, error?, price?, window_until?, contact?
+--     message   wamid, contact, content
+--     call      contact                      (opens the window; the Calling API is not implemented)
+--     system    contact with previous_…      (a person changed number or user id)
+--     preference  contact, content           (marketing stop or resume)
+--     template  content                      (status of a template)
+--     account, ignored, unroutable, unparsable   stored, nothing moved
+--   returns   jsonb    {"new": n, "duplicate": n, "parked": n}
+--
+-- Safe to repeat: the insert into webhook_events decides what is new, and only that is applied, in the same transaction. The order of
+-- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of).
+--
+-- Locks: events by key, messages by id, queue, contacts by key, conversations, and the throttle row last and shortest.
+
+-- Moves messages by statuses. Each event must be new. Statuses of one message are folded into one update of it.
+create function whatsapp_internal.apply_statuses(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_results whatsapp_internal.result[];
+begin
+  with facts as materialized (
+    select e.country_id, coalesce(by_id.message_id, by_wamid.message_id) as message_id, e.account_id, e.wamid, e.state,
+      whatsapp_internal.event_time(e.at) as at, e.error, e.price, e.window_until
+    from (select r.* from unnest(p_events) i, jsonb_to_record(i) as r (
+        country_id text, account_id text, message_id uuid, wamid text, state text, at double precision, error jsonb, price jsonb,
+        window_until double precision)) e
+    left join whatsapp.messages by_id
+      on by_id.country_id = e.country_id and by_id.message_id = e.message_id and by_id.account_id = e.account_id
+    left join whatsapp.messages by_wamid
+      on by_wamid.country_id = e.country_id and by_wamid.account_id = e.account_id and by_wamid.wamid = e.wamid and by_id.message_id is null
+  ),
+  folded as materialized (
+    select country_id, message_id, max(wamid) as wamid,
+      min(at) filter (where state = 'sent') as sent_at,
+      min(at) filter (where state = 'delivered') as delivered_at,
+      min(at) filter (where state = 'read') as read_at,
+      min(at) filter (where state = 'played') as played_at,
+      min(at) filter (where state = 'failed') as failed_at,
+      (array_agg(error order by at) filter (where state = 'failed'))[1] as error,
+      (array_agg(price order by at) filter (where price is not null))[1] as price
+    from facts
+    where message_id is not null
+    group by country_id, message_id
+  ),
+  locked as materialized (
+    select m.country_id, m.message_id
+    from whatsapp.messages m
+    join folded f on f.country_id = m.country_id and f.message_id = m.message_id
+    order by m.country_id, m.message_id
+    for no key update of m
+  ),
+  moved as (
+    update whatsapp.messages m
+    set
+      wamid = coalesce(m.wamid, f.wamid),
+      sent_at = least(m.sent_at, f.sent_at),
+      delivered_at = least(m.delivered_at, f.delivered_at),
+      read_at = least(m.read_at, f.read_at),
+      played_at = least(m.played_at, f.played_at),
+      failed_at = least(m.failed_at, f.failed_at),
+      error_code = coalesce(m.error_code, (f.error ->> 'code')::integer),
+      error_title = coalesce(m.error_title, f.error ->> 'title'),
+      error_details = coalesce(m.error_details, f.error ->> 'details'),
+      price = coalesce(m.price, f.price),
+      state = whatsapp_internal.state_of(
+        m.accepted_at, least(m.sent_at, f.sent_at), least(m.delivered_at, f.delivered_at), least(m.read_at, f.read_at),
+        least(m.played_at, f.played_at), least(m.failed_at, f.failed_at), m.state)
+    from folded f, locked l
+    where m.country_id = f.country_id and m.message_id = f.message_id
+      and l.country_id = f.country_id and l.message_id = f.message_id
+    returning m.country_id, m.message_id, m.account_id, m.contact_id, m.template_name, m.template_language, m.accepted_at, f.error
+  ),
+  told as (
+    insert into whatsapp.message_events (country_id, message_id, event, at, code, title, detail)
+    select country_id, message_id, 'message_' || state, at, (error ->> 'code')::integer, error ->> 'title',
+      nullif(jsonb_strip_nulls(jsonb_build_object('details', error ->> 'details', 'price', price)), '{}')
+    from facts where message_id is not null
+    order by at
+  ),
+  -- A message Meta speaks of was sent. What waits in the queue without a lease in force must never go again.
+  done as (
+    delete from whatsapp.queue q
+    using moved m
+    where q.country_id = m.country_id and q.message_id = m.message_id
+      and (q.lease_id is null or q.unknown_until is not null)
+  ),
+  entry as (
+    update whatsapp.conversations v
+    set entry_point_until = greatest(v.entry_point_until, w.until)
+    from (
+      select m.country_id, m.account_id, m.contact_id, max(to_timestamp(f.window_until)) as until
+      from moved m join facts f on f.country_id = m.country_id and f.message_id = m.message_id
+      where f.window_until is not null
+      group by 1, 2, 3
+    ) w
+    where v.country_id = w.country_id and v.account_id = w.account_id and v.contact_id = w.contact_id
+  )
+  select array_agg(row(
+      m.country_id, m.message_id, null, 'rejected', null, null, null, (m.error ->> 'code')::integer, m.error ->> 'title', null,
+      m.error ->> 'effect', (m.error ->> 'wait_seconds')::double precision, null, null, m.account_id, m.contact_id, m.template_name,
+      m.template_language)::whatsapp_internal.result)
+  into v_results
+  from moved m where m.error is not null;
+
+  if v_results is not null then
+    perform whatsapp_internal.apply_effects(v_results);
+  end if;
+end
+$$;
+
+-- The people of a batch: found by BSUID or by the digits they write from, made known if new, and told what Meta now calls them.
+create function whatsapp_internal.meet_contacts(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  -- Meta regenerates the BSUID of a person who changes number, and a number may pass to another person: the old name is let go first.
+  update whatsapp.contacts c
+  set match_key = coalesce(s.match_key, c.match_key), wa_id = coalesce(s.wa_id, c.wa_id), bsuid = coalesce(s.bsuid, c.bsuid),
+    phone = case when s.match_key is distinct from c.match_key and s.match_key is not null then null else c.phone end
+  from (
+    select distinct on (country_id, previous_match_key, previous_bsuid) *
+    from unnest(p_events) i,
+      lateral (select i ->> 'country_id' as country_id) k,
+      jsonb_to_record(i -> 'contact') as r (wa_id text, match_key text, bsuid text, previous_match_key text, previous_bsuid text)
+    where i ->> 'kind' = 'system' and coalesce(r.previous_match_key, r.previous_bsuid) is not null
+    order by country_id, previous_match_key, previous_bsuid
+  ) s
+  where c.country_id = s.country_id and c.merged_into is null
+    and (c.bsuid = s.previous_bsuid or (s.previous_bsuid is null and c.match_key = s.previous_match_key))
+    and not exists (
+      select from whatsapp.contacts o
+      where o.country_id = s.country_id and o.contact_id <> c.contact_id and (o.match_key = s.match_key or o.bsuid = s.bsuid));
+
+  insert into whatsapp.contacts (country_id, wa_id, match_key, bsuid, name)
+  select distinct on (p.country_id, coalesce(p.match_key, p.bsuid)) p.country_id, p.wa_id, p.match_key, p.bsuid, p.name
+  from whatsapp_internal.people_of(p_events) p
+  where not exists (
+    select from whatsapp.contacts c where c.country_id = p.country_id and (c.match_key = p.match_key or c.bsuid = p.bsuid))
+  order by p.country_id, coalesce(p.match_key, p.bsuid), p.bsuid
+  on conflict do nothing;
+
+  update whatsapp.contacts c
+  set wa_id = coalesce(p.wa_id, c.wa_id), name = coalesce(p.name, c.name), match_key = coalesce(c.match_key, p.match_key),
+    bsuid = case
+      when p.bsuid is null or exists (
+        select from whatsapp.contacts o where o.country_id = p.country_id and o.bsuid = p.bsuid and o.contact_id <> c.contact_id)
+      then c.bsuid else p.bsuid end
+  from (
+    select distinct on (p.country_id, f.contact_id) f.contact_id, p.*
+    from whatsapp_internal.people_of(p_events) p
+    cross join lateral whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid) as f (contact_id)
+    order by p.country_id, f.contact_id, p.bsuid nulls last
+  ) p
+  where c.country_id = p.country_id and c.contact_id = p.contact_id
+    and (p.wa_id is distinct from c.wa_id or p.bsuid is distinct from c.bsuid or p.name is distinct from c.name);
+end
+$$;
+
+-- Who the events of a batch that come from a person come from.
+create function whatsapp_internal.people_of(p_events jsonb[])
+returns table (country_id text, wa_id text, match_key text, bsuid text, name text)
+language sql immutable set search_path = ''
+as $$
+  select i ->> 'country_id', r.wa_id, r.match_key, r.bsuid, r.name
+  from unnest(p_events) i, jsonb_to_record(i -> 'contact') as r (wa_id text, match_key text, bsuid text, name text)
+  where i ->> 'kind' in ('message', 'call', 'preference') and coalesce(r.match_key, r.bsuid) is not null
+$$;
+
+-- One person by either name; the digits win where the two point at different rows, for they are what a caller knows.
+create function whatsapp_internal.contact_of(p_country text, p_match_key text, p_bsuid text) returns uuid
+language sql stable set search_path = ''
+as $$
+  select contact_id from whatsapp.contacts
+  where country_id = p_country and (match_key = p_match_key or bsuid = p_bsuid)
+  order by match_key is not distinct from p_match_key desc
+  limit 1
+$$;
+
+-- Inbound messages and calls: the log, the story, and the window of 24 hours from the person's own time stamp.
+create function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform whatsapp_internal.meet_contacts(p_events);
+
+  with inbound as materialized (
+    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, i ->> 'kind' as kind, i ->> 'wamid' as wamid,
+      i -> 'content' as content, i -> 'error' as error, whatsapp_internal.event_time((i ->> 'at')::double precision) as at,
+      whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid') as contact_id
+    from unnest(p_events) i
+    where i ->> 'kind' in ('message', 'call')
+  ),
+  opened as (
+    insert into whatsapp.conversations as v (country_id, account_id, contact_id, window_until, last_inbound_at, last_message_at)
+    select country_id, account_id, contact_id, max(at) + interval '24 hours', max(at), max(at)
+    from inbound where contact_id is not null
+    group by country_id, account_id, contact_id
+    order by country_id, account_id, contact_id
+    on conflict (country_id, account_id, contact_id) do update
+    set window_until = greatest(v.window_until, excluded.window_until),
+      last_inbound_at = greatest(v.last_inbound_at, excluded.last_inbound_at),
+      last_message_at = greatest(v.last_message_at, excluded.last_message_at)
+  ),
+  logged as (
+    insert into whatsapp.messages (country_id, account_id, contact_id, direction, kind, state, content, wamid, created_at)
+    select country_id, account_id, contact_id, 'inbound', coalesce(content ->> 'type', 'unknown'), 'received', content, wamid, at
+    from inbound
+    where kind = 'message' and contact_id is not null
+    order by country_id, at
+    on conflict do nothing
+    returning country_id, message_id, account_id, wamid, created_at
+  )
+  insert into whatsapp.message_events (country_id, message_id, event, at, code, title)
+  select l.country_id, l.message_id, 'message_received', l.created_at, (i.error ->> 'code')::integer, i.error ->> 'title'
+  from logged l
+  join inbound i on i.country_id = l.country_id and i.account_id = l.account_id and i.wamid = l.wamid;
+
+  update whatsapp.contacts c
+  set marketing_opted_out_at = case when p.value = 'stop' then coalesce(c.marketing_opted_out_at, p.at) end
+  from (
+    select distinct on (i ->> 'country_id', f.contact_id) i ->> 'country_id' as country_id, f.contact_id, i -> 'content' ->> 'value' as value,
+      whatsapp_internal.event_time((i ->> 'at')::double precision) as at
+    from unnest(p_events) i
+    cross join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid')
+      as f (contact_id)
+    where i ->> 'kind' = 'preference' and i -> 'content' ->> 'value' in ('stop', 'resume') and f.contact_id is not null
+    order by 1, 2, 4 desc
+  ) p
+  where c.country_id = p.country_id and c.contact_id = p.contact_id;
+end
+$$;
+
+-- Template webhooks: the status Meta gives it now. REINSTATED and UNARCHIVED mean it may be used again.
+create function whatsapp_internal.apply_templates(p_events jsonb[]) returns void
+language sql volatile set search_path = ''
+as $$
+  update whatsapp.templates t
+  set status = case e.status when 'REINSTATED' then 'APPROVED' when 'UNARCHIVED' then 'APPROVED' else e.status end, reason = e.reason
+  from (
+    select distinct on (1, 2, 3, 4) i ->> 'country_id' as country_id, i ->> 'account_id' as account_id,
+      i -> 'content' ->> 'message_template_name' as name, replace(i -> 'content' ->> 'message_template_language', '-', '_') as language,
+      i -> 'content' ->> 'event' as status, i -> 'content' ->> 'reason' as reason
+    from unnest(p_events) i
+    where i ->> 'kind' = 'template' and i ->> 'field' = 'message_template_status_update' and i -> 'content' ->> 'event' is not null
+    order by 1, 2, 3, 4, (i ->> 'at')::double precision desc nulls last
+  ) e
+  where t.country_id = e.country_id and t.account_id = e.account_id and t.name = e.name and t.language = e.language
+$$;
+
+create function whatsapp.ingest(p_events jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_new jsonb[];
+  v_parked integer;
+begin
+  with arrived as materialized (
+    select distinct on (country_id, event_key)
+      case when a.account_id is null then 'ZZ' else i ->> 'country_id' end as country_id, (i ->> 'key')::uuid as event_key,
+      a.account_id, i ->> 'field' as field, i ->> 'kind' as kind, i ->> 'wamid' as wamid, i as event,
+      case
+        when i ->> 'kind' in ('ignored', 'unparsable', 'unroutable') then i ->> 'kind'
+        when a.account_id is null then 'unroutable'
+        when i ->> 'kind' <> 'status' then 'applied'
+        when exists (
+          select from whatsapp.messages m
+          where m.country_id = a.country_id and m.account_id = a.account_id and m.message_id = (i ->> 'message_id')::uuid) then 'applied'
+        when exists (
+          select from whatsapp.messages m
+          where m.country_id = a.country_id and m.account_id = a.account_id and m.wamid = i ->> 'wamid') then 'applied'
+        else 'parked'
+      end as outcome
+    from unnest(p_events) i
+    left join whatsapp.accounts a on a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id'
+    order by country_id, event_key
+  ),
+  stored as (
+    insert into whatsapp.webhook_events (country_id, event_key, account_id, field, kind, outcome, wamid, event, payload)
+    select country_id, event_key, account_id, field, kind, outcome, wamid, case when outcome = 'parked' then event end, event -> 'payload'
+    from arrived
+    on conflict do nothing
+    returning country_id, event_key, outcome
+  )
+  select array_agg(a.event) filter (where s.outcome = 'applied'), count(*) filter (where s.outcome = 'parked')
+  into v_new, v_parked
+  from stored s
+  join arrived a on a.country_id = s.country_id and a.event_key = s.event_key;
+  -- Counted apart from v_new, which holds only what moves something.
+  v_new := coalesce(v_new, '{}');
+
+  if exists (select from unnest(v_new) i where i ->> 'kind' = 'status') then
+    perform whatsapp_internal.apply_statuses(array(select i from unnest(v_new) i where i ->> 'kind' = 'status'));
+  end if;
+  if exists (select from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'system', 'preference')) then
+    perform whatsapp_internal.apply_inbound(
+      array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'system', 'preference')));
+  end if;
+  if exists (select from unnest(v_new) i where i ->> 'kind' = 'template') then
+    perform whatsapp_internal.apply_templates(v_new);
+  end if;
+  perform whatsapp_internal.see_webhooks(p_events, v_new);
+
+  return jsonb_build_object('received', cardinality(p_events), 'applied', cardinality(v_new), 'parked', v_parked);
+end
+$$;
+comment on function whatsapp.ingest is 'Verb 4 of 5. Stores webhook events once and applies what is new. Safe to repeat.';
+
+-- The account's webhook feed is alive, and its inbound messages have used slots of the number's throughput (Meta counts both ways).
+-- Comes last: it touches the row that claim holds.
+create function whatsapp_internal.see_webhooks(p_events jsonb[], p_new jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  insert into whatsapp.throttles as t (country_id, account_id, webhook_seen_at)
+  select distinct a.country_id, a.account_id, now()
+  from unnest(p_events) i
+  join whatsapp.accounts a on a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id'
+  where not exists (
+    select from whatsapp.throttles t
+    where t.country_id = a.country_id and t.account_id = a.account_id and t.webhook_seen_at > now() - interval '1 second')
+  order by 1, 2
+  on conflict (country_id, account_id) do update set webhook_seen_at = excluded.webhook_seen_at;
+
+  update whatsapp.throttles t
+  set next_slot_at = greatest(t.next_slot_at, clock_timestamp()) + i.messages * interval '1 second' / a.messages_per_second
+  from (
+    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, count(*) as messages
+    from unnest(p_new) i where i ->> 'kind' = 'message'
+    group by 1, 2 order by 1, 2
+  ) i
+  join whatsapp.accounts a on a.country_id = i.country_id and a.account_id = i.account_id
+  where t.country_id = i.country_id and t.account_id = i.account_id;
+end
+$$;
+
+do $$
+declare
+  f regprocedure;
+begin
+  for f in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+    where p.pronamespace = 'whatsapp_internal'::regnamespace
+      and p.proname in ('apply_statuses', 'meet_contacts', 'people_of', 'contact_of', 'apply_inbound', 'apply_templates', 'see_webhooks')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
+  end loop;
+end
+$$;
+revoke all on function whatsapp.ingest(jsonb[]) from public, anon, authenticated;
+grant execute on function whatsapp.ingest(jsonb[]) to service_role;
