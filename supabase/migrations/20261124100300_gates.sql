@@ -29,7 +29,7 @@ return case
   when kind = 'template' and coalesce(category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION') and opt_in_required and opted_in_at is null
     then 'not_opted_in'
   when kind = 'template' and coalesce(category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION') and marketing_cooled_until > at
-    then 'marketing_cooled'
+    then 'contact_cooling'
   -- Meta counts the 24 hours from the person's message; a minute is kept for the way to Meta.
   when kind <> 'template' and coalesce(window_until - interval '1 minute' <= at, true) then 'window_closed'
   when kind = 'template' and template_status is null then 'template_unknown'

@@ -1,0 +1,33 @@
+"""One kind of answer: JSON.
+
+An `Answer` is itself a small ASGI app, so raw endpoints use it without Starlette.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import orjson
+from starlette.types import Receive, Scope, Send
+
+
+class Answer:
+    """`body` as JSON with `status`; `after`, if given, is awaited once the body is on its way."""
+
+    def __init__(
+        self,
+        body: object,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        after: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        self.status = status
+        self.body = orjson.dumps(body)
+        self.headers = dict(headers or {})
+        self.after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
+        headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+        if self.after is not None:
+            await self.after()

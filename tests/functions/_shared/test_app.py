@@ -1,0 +1,170 @@
+"""A door answers at its addresses, to its methods, and to nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from functions._shared.answers import Answer
+from functions._shared.app import Raw, door, together
+from services.whatsapp import log
+from tests.functions._shared.asgi import call, exchange
+
+ROOT = Path(__file__).parents[3]
+
+
+async def hello(request: Request) -> ASGIApp:
+    return Answer({"hello": request.url.path}, 202, {"x-extra": "1"})
+
+
+async def plain(request: Request) -> ASGIApp:
+    return PlainTextResponse("starlette")
+
+
+async def raw(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["method"].encode()})
+
+
+@pytest.mark.parametrize(
+    "address", ["/functions/v1/status-poll", "/status-poll", "/", "/status-poll/", "/status-poll?a=b"]
+)
+async def test_addresses_of_a_door(address: str) -> None:
+    response = await call(door("status-poll", {"GET": hello}), "GET", address)
+    assert response.status_code == 202
+    assert response.json() == {"hello": address.partition("?")[0]}
+    assert response.headers["x-extra"] == "1"
+
+
+@pytest.mark.parametrize(
+    "address", ["/send", "/status-poll/more", "/functions/v2/status-poll", "/functions/v1", "/x/status-poll"]
+)
+async def test_other_addresses(address: str) -> None:
+    response = await call(door("status-poll", {"GET": hello}), "GET", address)
+    assert response.status_code == 404
+    assert response.json()["code"] == "not_found"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PROPFIND"])
+async def test_other_methods_are_refused(method: str) -> None:
+    response = await call(door("send", {"POST": hello, "PATCH": hello}), method, "/send")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST, PATCH, OPTIONS"
+    assert response.json()["code"] == "method_not_allowed"
+    assert method in response.json()["message"]
+
+
+async def test_head_is_no_exception() -> None:
+    assert (await call(door("status-poll", {"GET": hello}), "HEAD", "/status-poll")).status_code == 405
+
+
+async def test_methods_have_their_own_endpoints() -> None:
+    webhook = door("webhook", {"GET": plain, "POST": Raw(raw)}, cors=False)
+    assert (await call(webhook, "GET", "/webhook")).text == "starlette"
+    assert (await call(webhook, "POST", "/webhook")).text == "POST"
+
+
+@pytest.mark.parametrize(
+    ("method", "address", "status"),
+    [
+        ("POST", "/functions/v1/send", 202),
+        ("POST", "/send", 202),
+        ("POST", "/functions/v1/webhook", 200),
+        ("GET", "/send", 405),
+        ("POST", "/", 404),
+        ("POST", "/nowhere", 404),
+        ("POST", "/functions/v1/", 404),
+    ],
+)
+async def test_doors_together(method: str, address: str, status: int) -> None:
+    doors = together([door("send", {"POST": hello}), door("webhook", {"POST": Raw(raw)}, cors=False)])
+    response = await call(doors, method, address)
+    assert response.status_code == status
+    assert (response.headers.get("access-control-allow-origin") == "*") == ("webhook" not in address)
+
+
+async def test_a_door_can_be_mounted_in_another_app() -> None:
+    app = Starlette(routes=[Mount("/api", app=door("send", {"POST": hello}))])
+    assert (await call(app, "POST", "/api/send")).status_code == 202
+
+
+async def test_each_request_has_an_id_of_its_own() -> None:
+    seen: list[str | None] = []
+
+    async def note(request: Request) -> ASGIApp:
+        seen.append(log.request_id.get())
+        return Answer({})
+
+    for _ in range(3):
+        await call(door("send", {"POST": note}), "POST", "/send")
+    assert len(set(seen)) == 3
+    assert all(seen)
+
+
+async def test_what_comes_after_the_answer_runs_after_it() -> None:
+    order: list[str] = []
+
+    async def kick() -> None:
+        order.append("kick")
+
+    async def answer_then_kick(request: Request) -> ASGIApp:
+        return Answer({}, 202, after=kick)
+
+    async def send_noting(app: ASGIApp) -> None:
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request"}
+
+        async def send(message: object) -> None:
+            order.append("answer")
+
+        await app({"type": "http", "method": "POST", "path": "/send", "headers": []}, receive, send)
+
+    await send_noting(door("send", {"POST": answer_then_kick}))
+    assert order == ["answer", "answer", "kick"]
+
+
+async def test_clients_are_closed_when_the_server_stops() -> None:
+    stopped: list[str] = []
+
+    async def stop() -> None:
+        stopped.append("closed")
+
+    async def fail() -> None:
+        raise RuntimeError("cannot close")
+
+    doors = [door("send", {"POST": hello}, on_stop=[fail]), door("webhook", {"POST": hello}, on_stop=[stop])]
+    sent = await exchange(
+        together(doors), {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
+    )
+    assert [message["type"] for message in sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
+    assert stopped == ["closed"]
+
+
+async def test_a_websocket_is_turned_away() -> None:
+    [answer] = await exchange(door("send", {"POST": hello}), {"type": "websocket", "path": "/send"})
+    assert answer["type"] == "websocket.close"
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("functions._shared.app", ["starlette.requests", "starlette.responses"]),
+        ("functions._shared.body", ["starlette.requests"]),
+        ("functions._shared.auth", ["starlette.requests", "cryptography"]),
+        ("services.whatsapp.settings", ["dotenv"]),
+    ],
+)
+def test_imports_stay_light(module: str, heavy: list[str]) -> None:
+    never = ["pydantic", "supabase", "postgrest", "httpx", "aiohttp", "jwt", "structlog", "phonenumbers"]
+    code = f"import sys, {module}; print([name for name in {never + heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

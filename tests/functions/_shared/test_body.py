@@ -1,0 +1,99 @@
+"""A body is read whole or not at all, and never beyond its limit."""
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from functions._shared.answers import Answer
+from functions._shared.app import door
+from functions._shared.body import LIMIT, read_json
+from tests.functions._shared.asgi import call, exchange
+
+SMALL = 100
+
+
+async def read_small(request: Request) -> ASGIApp:
+    return Answer(await read_json(request, limit=SMALL))
+
+
+async def read_default(request: Request) -> ASGIApp:
+    return Answer({"fields": list(await read_json(request))})
+
+
+SEND = door("send", {"POST": read_small})
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain;charset=UTF-8", "", "application/octet-stream"]
+)
+async def test_json_is_read_whatever_it_is_called(content_type: str) -> None:
+    content = '{"to": "año"}'.encode()
+    response = await call(SEND, "POST", "/send", content=content, headers={"content-type": content_type})
+    assert response.json() == {"to": "año"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "details"),
+    [
+        (b"", "malformed_json", "the body is empty"),
+        (b'{"a": 1,\n  b}', "malformed_json", "line 2, column 3"),
+        (b"{} {}", "malformed_json", "line 1, column 4"),
+        (b'{"a": NaN}', "malformed_json", "line 1, column 7"),
+        (b'{"a": "\xff"}', "malformed_json", "line 1"),
+        (b'{"a":' * 15, "malformed_json", "line 1"),
+        (b"[1]", "body_not_object", "an array"),
+        (b'"{}"', "body_not_object", "a string"),
+        (b"null", "body_not_object", "null"),
+        (b"7", "body_not_object", "a number"),
+    ],
+)
+async def test_what_is_no_object_is_refused_with_its_place(content: bytes, code: str, details: str) -> None:
+    response = await call(SEND, "POST", "/send", content=content)
+    assert response.status_code == 400
+    assert response.json()["code"] == code
+    assert details in response.json()["details"]
+
+
+@pytest.mark.parametrize(("size", "status"), [(SMALL, 200), (SMALL + 1, 413)])
+async def test_the_limit_is_exact(size: int, status: int) -> None:
+    body = b'{"a": "' + b"x" * (size - 9) + b'"}'
+    assert len(body) == size
+    assert (await call(SEND, "POST", "/send", content=body)).status_code == status
+
+
+async def test_a_streamed_body_is_cut_off_at_the_limit() -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 40
+            yield b" " * 40
+
+    response = await call(SEND, "POST", "/send", content=endless())
+    assert response.status_code == 413
+    assert response.json()["code"] == "body_too_large"
+    assert sent <= SMALL + 80
+
+
+async def test_an_announced_length_is_believed_before_a_byte_is_read() -> None:
+    scope = {"type": "http", "method": "POST", "path": "/send", "headers": [(b"content-length", b"101")]}
+    sent = await exchange(SEND, scope)
+    assert sent[0]["status"] == 413
+
+
+async def test_a_caller_that_hangs_up_gets_no_answer() -> None:
+    scope = {"type": "http", "method": "POST", "path": "/send", "headers": []}
+    half = {"type": "http.request", "body": b"{", "more_body": True}
+    assert await exchange(SEND, scope, half, {"type": "http.disconnect"}) == []
+
+
+@pytest.mark.parametrize(("extra", "status"), [("", 200), (" ", 413)])
+async def test_a_mebibyte_is_read_by_default(extra: str, status: int) -> None:
+    body = json.dumps({"a": "x" * (LIMIT - 9)})
+    assert len(body) == LIMIT == 1_048_576
+    response = await call(door("send", {"POST": read_default}), "POST", "/send", content=body + extra)
+    assert response.status_code == status

@@ -1,0 +1,1 @@
+"""The local Supabase stack without Docker: a real Postgres, Supabase Lite, and our functions on one URL."""

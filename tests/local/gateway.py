@@ -1,0 +1,60 @@
+"""One base URL for the official clients: `/rest/v1` and `/auth/v1` go to Supabase Lite, the rest to our functions.
+
+Development and tests only; in production hosted Supabase answers the first two.
+"""
+
+import importlib
+import os
+
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_PROXIED = ("/rest/v1", "/auth/v1")
+_NOT_FORWARDED = {"host", "connection", "content-length", "transfer-encoding", "accept-encoding"}
+_NOT_RETURNED = {"connection", "content-length", "transfer-encoding", "content-encoding", "keep-alive"}
+
+
+class Gateway:
+    """An ASGI app in front of `functions`, which also gets the lifespan events."""
+
+    def __init__(self, functions: ASGIApp, supabase_url: str) -> None:
+        self._functions = functions
+        self._client = httpx.AsyncClient(base_url=supabase_url, transport=AiohttpTransport(), timeout=60)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_PROXIED):
+            response = await self._forward(Request(scope, receive))
+            await response(scope, receive, send)
+            return
+        await self._functions(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self._client.aclose()
+
+    async def _forward(self, request: Request) -> Response:
+        query = request.scope["query_string"].decode()
+        headers = [(name, value) for name, value in request.headers.items() if name not in _NOT_FORWARDED]
+        try:
+            answer = await self._client.request(
+                request.method,
+                request.url.path + (f"?{query}" if query else ""),
+                headers=[*headers, ("accept-encoding", "identity")],
+                content=await request.body(),
+            )
+        except httpx.TransportError as error:
+            return JSONResponse(
+                {"message": f"Supabase Lite did not answer: {type(error).__name__}"}, status_code=502
+            )
+        response = Response(answer.content, answer.status_code)
+        for name, value in answer.headers.multi_items():
+            if name.lower() not in _NOT_RETURNED:
+                response.headers.append(name, value)
+        return response
+
+
+def app() -> ASGIApp:
+    """The gateway for the app named by FUNCTIONS_APP, in front of SUPABASE_URL. A factory for uvicorn."""
+    module, _, attribute = os.environ["FUNCTIONS_APP"].partition(":")
+    return Gateway(getattr(importlib.import_module(module), attribute), os.environ["SUPABASE_URL"])
