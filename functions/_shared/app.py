@@ -46,9 +46,7 @@ class Door:
             await send({"type": "websocket.close", "code": 1000})
 
 
-def door(
-    name: str, routes: Mapping[str, Handler | Raw], *, cors: bool = True, on_stop: Iterable[Stop] = ()
-) -> Door:
+def door(name: str, routes: Mapping[str, Handler | Raw], *, cors: bool = True, on_stop: Iterable[Stop] = ()) -> Door:
     """The function `name`, served at /functions/v1/<name>, at /<name> and, standing alone, at /.
 
     `routes` maps methods to handlers; any other method is refused with our error body. Switch `cors` off

@@ -75,9 +75,7 @@ async def _try_mode(mode: str, request: "Request", api_key: str, settings: Setti
 
 def _nobody(api_key: str, modes: Sequence[str], settings: Settings) -> RefusalError:
     takes_keys = any(mode.startswith("secret") for mode in modes)
-    publishable = (
-        api_key.startswith("sb_publishable_") or _key_name(api_key, settings.publishable_keys) is not None
-    )
+    publishable = api_key.startswith("sb_publishable_") or _key_name(api_key, settings.publishable_keys) is not None
     # supabase-js always sends the publishable key: with it alone, what is missing is the user.
     if takes_keys and api_key and not (publishable and "user" in modes):
         return refuse("invalid_api_key", field="apikey")
@@ -88,9 +86,7 @@ def _refuse_secret_in_browser(api_key: str, user_agent: str, settings: Settings)
     if "mozilla/" not in user_agent.lower():
         return
     if api_key.startswith("sb_secret_") or _key_name(api_key, settings.secret_keys) is not None:
-        raise refuse(
-            "invalid_api_key", field="apikey", reason="a secret key was sent by a browser: replace that key"
-        )
+        raise refuse("invalid_api_key", field="apikey", reason="a secret key was sent by a browser: replace that key")
 
 
 def _key_name(api_key: str, keys: Mapping[str, str]) -> str | None:

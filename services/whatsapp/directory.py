@@ -12,15 +12,13 @@ Ids and tokens of Meta live only in the environment (never in the database), one
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 NOWHERE = "ZZ"
 """The country of events nobody can be routed to. No account may use it."""
 
-_VARIABLE = re.compile(
-    r"WHATSAPP_([A-Z]{2})_([A-Z0-9]+(?:_[A-Z0-9]+)*?)_(PHONE_NUMBER_ID|WABA_ID|TOKEN|PHONE_NUMBER)"
-)
+_VARIABLE = re.compile(r"WHATSAPP_([A-Z]{2})_([A-Z0-9]+(?:_[A-Z0-9]+)*?)_(PHONE_NUMBER_ID|WABA_ID|TOKEN|PHONE_NUMBER)")
 _LOOKS_LIKE_ACCOUNT = re.compile(r"WHATSAPP_[A-Z]{2}_.*")
 _ID = re.compile(r"[0-9]{5,32}")
 _TOKEN = re.compile(r"[!-~]+")
@@ -66,6 +64,9 @@ class Directory:
 
     def __repr__(self) -> str:
         return f"Directory({len(self._by_key)} accounts)"
+
+    def __iter__(self) -> Iterator[Account]:
+        return iter(self._by_key.values())
 
     def account(self, country_id: str, account_id: str) -> Account | None:
         return self._by_key.get((country_id, account_id))

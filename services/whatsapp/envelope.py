@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def graph_body(
-    content: Mapping[str, Any], *, to: str | None, recipient: str | None, message_id: str
-) -> dict[str, Any]:
+def graph_body(content: Mapping[str, Any], *, to: str | None, recipient: str | None, message_id: str) -> dict[str, Any]:
     """The full body. `content` is a message as `Message.content()` gave it.
 
     `to` is a phone with its "+", `recipient` a BSUID. Exactly one of the two is given (ValueError otherwise):

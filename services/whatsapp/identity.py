@@ -97,9 +97,7 @@ def parse_phone(text: str, region: str) -> Phone:
 
     text = text.strip()
     if len(text) > 40 or not _PHONE_TEXT.fullmatch(text):
-        raise InvalidPhone(
-            "only digits, spaces, brackets, dots and hyphens after an optional + make a phone number"
-        )
+        raise InvalidPhone("only digits, spaces, brackets, dots and hyphens after an optional + make a phone number")
     try:
         number = phonenumbers.parse(text, region)
         e164 = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
@@ -109,9 +107,7 @@ def parse_phone(text: str, region: str) -> Phone:
     except phonenumbers.NumberParseException as error:
         raise InvalidPhone(f"not a phone number for country {region}: {error}") from None
     if not phonenumbers.is_valid_number(number):
-        raise InvalidPhone(
-            "no such number exists in its country: check the digits, and the country code after the +"
-        )
+        raise InvalidPhone("no such number exists in its country: check the digits, and the country code after the +")
     return Phone(e164, match_key(e164))
 
 

@@ -521,9 +521,7 @@ class TemplateMessage(Message):
 def _refuse_repeated_components(components: list[Any]) -> None:
     buttons = [component.index for component in components if component.type == "button"]
     _refuse_twice([int(index) for index in buttons], "button index")
-    _refuse_twice(
-        [component.type for component in components if component.type != "button"], "component type"
-    )
+    _refuse_twice([component.type for component in components if component.type != "button"], "component type")
 
 
 def _refuse_twice(values: list[Any], what: str) -> None:
@@ -564,9 +562,7 @@ def parse_message(value: object) -> Message:
         raise InvalidMessage("invalid_message", "message", "must be an object")
     kind = value.get("type")
     if not isinstance(kind, str):
-        raise InvalidMessage(
-            "invalid_message", "message.type", "is required" if kind is None else "must be text"
-        )
+        raise InvalidMessage("invalid_message", "message.type", "is required" if kind is None else "must be text")
     if kind in _NOT_IMPLEMENTED:
         reason = f"messages of type {kind} are not implemented yet"
         raise InvalidMessage("message_type_not_implemented", "message.type", reason)
@@ -590,9 +586,7 @@ def _refuse_unstorable(value: object, path: str, depth: int) -> None:
     elif isinstance(value, list):
         for position, part in enumerate(value):
             _refuse_unstorable(part, f"{path}[{position}]", depth + 1)
-    elif isinstance(value, str) and (
-        "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)
-    ):
+    elif isinstance(value, str) and ("\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value)):
         raise InvalidMessage("invalid_message", path, "contains a character that cannot be stored")
     elif isinstance(value, int | float) and not abs(value) < 2**63:
         raise InvalidMessage("invalid_message", path, "is a number that cannot be stored")

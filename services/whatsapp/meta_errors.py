@@ -134,9 +134,7 @@ _ROWS = (
     ),
     MetaError(506, "Duplicate post", "Meta saw the same request already: check before you send again."),
     MetaError(613, "Calls exceeded the rate limit", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE),
-    MetaError(
-        80007, "Rate limit of the business account reached", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE
-    ),
+    MetaError(80007, "Rate limit of the business account reached", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE),
     MetaError(80008, "Too many calls to this business account", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE),
     # Recipients and accounts
     MetaError(
@@ -230,9 +228,7 @@ _ROWS = (
         "Send them no marketing until they resume it themselves.",
         effect=Effect.OPT_OUT,
     ),
-    MetaError(
-        131051, "Unsupported message type", "WhatsApp does not pass this type of message to businesses."
-    ),
+    MetaError(131051, "Unsupported message type", "WhatsApp does not pass this type of message to businesses."),
     MetaError(131052, "The media of an inbound message could not be fetched", _INBOUND),
     MetaError(131053, "The media could not be used", "Check the link, type, size and codec of the file."),
     MetaError(131055, "Method not allowed", _FIX_MESSAGE),
@@ -272,9 +268,7 @@ _ROWS = (
         "Take the conversation over at Meta, or send a template.",
     ),
     # Templates
-    MetaError(
-        132000, "The number of template parameters is wrong", _FIX_PARAMETERS, effect=Effect.REFRESH_TEMPLATE
-    ),
+    MetaError(132000, "The number of template parameters is wrong", _FIX_PARAMETERS, effect=Effect.REFRESH_TEMPLATE),
     MetaError(
         132001,
         "The template does not exist in this language or is not approved",
@@ -288,13 +282,9 @@ _ROWS = (
         "The text is too long once the parameters are filled in",
         "Shorten the parameters and send again.",
     ),
-    MetaError(
-        132007, "The template breaks Meta's format policy", _FIX_TEMPLATE, effect=Effect.REFRESH_TEMPLATE
-    ),
+    MetaError(132007, "The template breaks Meta's format policy", _FIX_TEMPLATE, effect=Effect.REFRESH_TEMPLATE),
     MetaError(132008, "A template parameter has an invalid value", _FIX_PARAMETERS),
-    MetaError(
-        132012, "A template parameter has the wrong format", _FIX_PARAMETERS, effect=Effect.REFRESH_TEMPLATE
-    ),
+    MetaError(132012, "A template parameter has the wrong format", _FIX_PARAMETERS, effect=Effect.REFRESH_TEMPLATE),
     MetaError(
         132015,
         "The template is paused for low quality",
@@ -321,9 +311,7 @@ _ROWS = (
         _HOLD,
         Effect.PAUSE_TEMPLATE,
     ),
-    MetaError(
-        132069, "The flow of the template is throttled", _TRY_LATER, _WAIT, Effect.PAUSE_TEMPLATE, _HOUR
-    ),
+    MetaError(132069, "The flow of the template is throttled", _TRY_LATER, _WAIT, Effect.PAUSE_TEMPLATE, _HOUR),
     # Registration of the number
     MetaError(133000, "A former deregistration is incomplete", _REGISTER, _HOLD, Effect.STOP_ACCOUNT),
     MetaError(133004, "Meta's server is temporarily unavailable", _TRY_LATER, _RETRY, attempts=5),
@@ -332,16 +320,12 @@ _ROWS = (
     MetaError(133008, "Too many guesses of the two-step PIN", _REGISTER, _HOLD, Effect.STOP_ACCOUNT),
     MetaError(133009, "The two-step PIN was guessed too fast", _REGISTER, _HOLD, Effect.STOP_ACCOUNT),
     MetaError(133010, "The number is not registered", _REGISTER, _HOLD, Effect.STOP_ACCOUNT),
-    MetaError(
-        133015, "The number was deleted a moment ago", _TRY_LATER, _WAIT, Effect.PAUSE_ACCOUNT, 5 * _MINUTE
-    ),
+    MetaError(133015, "The number was deleted a moment ago", _TRY_LATER, _WAIT, Effect.PAUSE_ACCOUNT, 5 * _MINUTE),
     MetaError(133016, "Too many registrations of the number", _REGISTER, _HOLD, Effect.STOP_ACCOUNT),
     # Neighbour APIs and administration
     MetaError(134011, "The terms of WhatsApp Payments are not accepted", _OUT_OF_SCOPE),
     MetaError(134100, "Only marketing templates are supported here", _OUT_OF_SCOPE),
-    MetaError(
-        134101, "The template is still syncing", _TRY_LATER, _WAIT, Effect.PAUSE_TEMPLATE, 10 * _MINUTE
-    ),
+    MetaError(134101, "The template is still syncing", _TRY_LATER, _WAIT, Effect.PAUSE_TEMPLATE, 10 * _MINUTE),
     MetaError(134102, "The template is unavailable", "Use another template.", effect=Effect.PAUSE_TEMPLATE),
     MetaError(135000, "Generic user error", _FIX_MESSAGE),
     MetaError(136024, "The number is verified already", "Nothing to do."),
@@ -383,9 +367,7 @@ TABLE: dict[int, MetaError] = {row.code: row for row in _ROWS if row.code is not
 RANGES: tuple[tuple[range, MetaError], ...] = (
     (
         range(200, 300),
-        MetaError(
-            None, "An API permission is missing or was removed", _REPAIR_ACCESS, _HOLD, Effect.STOP_ACCOUNT
-        ),
+        MetaError(None, "An API permission is missing or was removed", _REPAIR_ACCESS, _HOLD, Effect.STOP_ACCOUNT),
     ),
     # TODO: the Calling API is not implemented.
     (range(138000, 138019), MetaError(None, "Calling API error", _OUT_OF_SCOPE)),
@@ -458,9 +440,7 @@ def _details(fields: dict[str, Any]) -> str | None:
 
 
 _CODE_PREFIX = re.compile(r"^\(#[0-9]+\)\s*")
-_SECRETS = re.compile(
-    r"\bEAA[0-9A-Za-z]{8,}|(?<=token )[^\s'\".,]{16,}|\+[0-9](?:[ ().-]{0,2}[0-9]){6,}|[0-9]{7,}"
-)
+_SECRETS = re.compile(r"\bEAA[0-9A-Za-z]{8,}|(?<=token )[^\s'\".,]{16,}|\+[0-9](?:[ ().-]{0,2}[0-9]){6,}|[0-9]{7,}")
 _LONGEST = 1_000
 
 

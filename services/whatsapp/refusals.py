@@ -59,9 +59,7 @@ class RefusalError(Exception):
         }
 
 
-def refuse(
-    code: str, *, field: str | None = None, reason: str | None = None, **names: object
-) -> RefusalError:
+def refuse(code: str, *, field: str | None = None, reason: str | None = None, **names: object) -> RefusalError:
     """The exception to raise for `code`; `names` fill the placeholders of its message.
 
     Raises KeyError for an unknown code, ValueError for a notice and TypeError for a missing placeholder: each
@@ -120,9 +118,7 @@ _TABLE = (
         "The request body is larger than {limit} bytes.",
         "Send less at a time: split a campaign over several calls.",
     ),
-    Refusal(
-        "not_found", 404, "There is no function at this address.", "Check the function's name in the URL."
-    ),
+    Refusal("not_found", 404, "There is no function at this address.", "Check the function's name in the URL."),
     Refusal(
         "method_not_allowed",
         405,
@@ -137,9 +133,7 @@ _TABLE = (
         "A field has a wrong type or value: {field}.",
         "Correct the field as details says.",
     ),
-    Refusal(
-        "unknown_field", 422, "There is no such field: {field}.", "Remove the field, or correct its spelling."
-    ),
+    Refusal("unknown_field", 422, "There is no such field: {field}.", "Remove the field, or correct its spelling."),
     Refusal(
         "invalid_phone",
         422,
@@ -152,9 +146,7 @@ _TABLE = (
         "This is not a business-scoped user id.",
         "Give the id as Meta sent it: two letters, a dot, letters and digits.",
     ),
-    Refusal(
-        "invalid_contact_id", 422, "This is not a contact id.", "Give the UUID of a contact of this country."
-    ),
+    Refusal("invalid_contact_id", 422, "This is not a contact id.", "Give the UUID of a contact of this country."),
     Refusal(
         "invalid_recipient",
         422,
@@ -180,13 +172,9 @@ _TABLE = (
         "One call carries at most {limit} recipients.",
         "Split the recipients over several calls: further calls append to the campaign.",
     ),
-    Refusal(
-        "duplicate_recipient", 422, "The recipient is in this campaign already.", "Remove the repeated row."
-    ),
+    Refusal("duplicate_recipient", 422, "The recipient is in this campaign already.", "Remove the repeated row."),
     # The message
-    Refusal(
-        "invalid_message", 422, "The message does not follow Meta's contract.", "Correct it as details says."
-    ),
+    Refusal("invalid_message", 422, "The message does not follow Meta's contract.", "Correct it as details says."),
     Refusal(
         "message_type_not_implemented",
         422,
@@ -415,9 +403,7 @@ _TABLE = (
         "Nothing to do: Meta delivers again.",
     ),
     # Us
-    Refusal(
-        "database_unavailable", 503, "The database cannot be reached.", "Repeat the call with the same key."
-    ),
+    Refusal("database_unavailable", 503, "The database cannot be reached.", "Repeat the call with the same key."),
     Refusal("database_timeout", 503, "The database took too long.", "Repeat the call with the same key."),
     Refusal(
         "signing_keys_unavailable",

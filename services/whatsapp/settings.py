@@ -116,9 +116,7 @@ class Settings:
             graph_url=_graph_url(environ, development),
             graph_version=_graph_version(environ),
             drain_budget=_number(environ, "WHATSAPP_DRAIN_BUDGET_SECONDS", default=50, lowest=1, highest=900),
-            drain_concurrency=int(
-                _number(environ, "WHATSAPP_DRAIN_CONCURRENCY", default=100, lowest=1, highest=1000)
-            ),
+            drain_concurrency=int(_number(environ, "WHATSAPP_DRAIN_CONCURRENCY", default=400, lowest=1, highest=1000)),
             kick=_switch(environ, "WHATSAPP_KICK", default=True),
             log_level=_log_level(environ),
         )
@@ -163,9 +161,7 @@ def _switch(environ: Mapping[str, str], variable: str, *, default: bool) -> bool
     return _SWITCH[value] if value else default
 
 
-def _number(
-    environ: Mapping[str, str], variable: str, *, default: float, lowest: float, highest: float
-) -> float:
+def _number(environ: Mapping[str, str], variable: str, *, default: float, lowest: float, highest: float) -> float:
     value = _value(environ, variable)
     if not value:
         return default
@@ -209,9 +205,7 @@ def _keys(environ: Mapping[str, str], variable: str) -> dict[str, str]:
     """
     given = _json(environ, f"{variable}S")
     if isinstance(given, dict):
-        named = {
-            str(name): key.strip() for name, key in given.items() if isinstance(key, str) and key.strip()
-        }
+        named = {str(name): key.strip() for name, key in given.items() if isinstance(key, str) and key.strip()}
         if named:
             return named
     single = _value(environ, variable)
@@ -259,9 +253,7 @@ def _graph_url(environ: Mapping[str, str], development: bool) -> str:
     variable = "META_GRAPH_URL"
     address = _address(environ, variable, default=f"https://{META_HOST}")
     if not development and address != f"https://{META_HOST}":
-        raise ConfigurationError(
-            variable, f"must be https://{META_HOST}; WHATSAPP_DEVELOPMENT=true lifts this"
-        )
+        raise ConfigurationError(variable, f"must be https://{META_HOST}; WHATSAPP_DEVELOPMENT=true lifts this")
     return address
 
 

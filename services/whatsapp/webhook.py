@@ -103,9 +103,7 @@ def parse(body: bytes, directory: Directory) -> list[Event]:
 # ── One change ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _change(
-    change: Any, entry_id: str, time: Any, directory: Directory, mentions: dict[str, int]
-) -> list[Event]:
+def _change(change: Any, entry_id: str, time: Any, directory: Directory, mentions: dict[str, int]) -> list[Event]:
     value = change.get("value") if isinstance(change, dict) else None
     if not isinstance(value, dict):
         return [_unparsable(change, directory)]
@@ -160,15 +158,11 @@ def _accounts_without_metadata(
     shown = _digits(value.get("display_phone_number") or value.get("phone_number"))
     if shown is None:
         return accounts
-    matching = tuple(
-        account for account in accounts if account.phone and match_key(account.phone) == match_key(shown)
-    )
+    matching = tuple(account for account in accounts if account.phone and match_key(account.phone) == match_key(shown))
     return matching or tuple(account for account in accounts if account.phone is None)
 
 
-def _messages(
-    account: Account, value: dict[str, Any], entry_id: str, time: Any, directory: Directory
-) -> list[Event]:
+def _messages(account: Account, value: dict[str, Any], entry_id: str, time: Any, directory: Directory) -> list[Event]:
     people = value.get("contacts")
     if not isinstance(people, list):
         people = []
@@ -205,9 +199,7 @@ def _status(account: Account, status: Any, people: list[Any], directory: Directo
         wamid=wamid,
         message_id=_uuid(status.get("biz_opaque_callback_data")),
         state=state,
-        contact=_contact(
-            _digits(status.get("recipient_id")), _bsuid(status.get("recipient_user_id")), people
-        ),
+        contact=_contact(_digits(status.get("recipient_id")), _bsuid(status.get("recipient_user_id")), people),
         error=from_webhook(errors[0]).as_dict() if isinstance(errors, list) and errors else None,
         price=pricing if isinstance(pricing, dict) else None,
         window_until=_window(status.get("conversation")),
@@ -264,9 +256,7 @@ def _calls(account: Account, value: dict[str, Any], directory: Directory) -> lis
     for status in _list(value, "statuses"):
         if isinstance(status, dict):
             key = _key(_name(account), "call", _dump(status))
-            events.append(
-                _event(key, account, "calls", "ignored", at=_time(status.get("timestamp")), payload=status)
-            )
+            events.append(_event(key, account, "calls", "ignored", at=_time(status.get("timestamp")), payload=status))
         else:
             events.append(_unparsable(status, directory))
     return events
@@ -300,9 +290,7 @@ def _preference(account: Account, item: Any, directory: Directory) -> Event:
     words = [_text(item.get(name), 100) or "" for name in ("category", "value")]
     key = _key(_name(account), "preference", wa_id or "", bsuid or "", *words, str(item.get("timestamp")))
     at = _time(item.get("timestamp"))
-    return _event(
-        key, account, "user_preferences", "preference", at=at, contact=contact, content=item, payload=item
-    )
+    return _event(key, account, "user_preferences", "preference", at=at, contact=contact, content=item, payload=item)
 
 
 # ── People ────────────────────────────────────────────────────────────────────────────────────────
@@ -578,9 +566,7 @@ def _without_leaks(events: list[Event], body: bytes, mentions: dict[str, int]) -
     Counting in the bytes is cheap enough to do for every body; walking the events is for the rare hit.
     """
     leaking = [
-        meta_id
-        for meta_id, times in mentions.items()
-        if body.count(meta_id.encode()) != times and _is_meta_id(meta_id)
+        meta_id for meta_id, times in mentions.items() if body.count(meta_id.encode()) != times and _is_meta_id(meta_id)
     ]
     if not leaking:
         return events

@@ -87,7 +87,7 @@ as $$
       coalesce(m.contact_id, d.contact_id), d.kind, d.content, d.template_name, d.template_language, d.category, d.key, d.fingerprint,
       d.send_at, d.expires_at, d.ref, coalesce(m.message_id, d.message_id),
       case when k.key is null then d.status when k.fingerprint = d.fingerprint then 'replayed' else 'refused' end,
-      coalesce(m.state, d.state),
+      case when m.message_id is null then d.state when m.send_at > m.created_at then 'scheduled' else 'queued' end,
       case when k.key is null then d.code when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
       case when k.key is null then d.field when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
     )::whatsapp_internal.draft order by d.n)

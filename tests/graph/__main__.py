@@ -28,9 +28,7 @@ HOST = "127.0.0.1"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.graph", description="Stand-in for Meta's Graph API."
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.graph", description="Stand-in for Meta's Graph API.")
     parser.add_argument("--port", type=int, default=0, help="port for the product (0: a free one)")
     parser.add_argument("--control-port", type=int, default=0, help="port of the control API (0: a free one)")
     parser.add_argument("--world", type=Path, help="file with a world as World.to_json() writes it")
@@ -49,9 +47,7 @@ def start_of(options: argparse.Namespace) -> Start:
         line = orjson.loads(sys.stdin.buffer.readline())
         world = orjson.dumps(line["world"])
         return Start(world, Latency(**line["latency"]), Route(**line["route"]), Plan(**line["plan"]))
-    world = (
-        options.world.read_bytes() if options.world else World.random(options.countries.split(",")).to_json()
-    )
+    world = options.world.read_bytes() if options.world else World.random(options.countries.split(",")).to_json()
     return Start(world, Latency(ms=options.latency_ms), Route(callback_url=options.callback_url))
 
 

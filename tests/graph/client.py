@@ -154,9 +154,7 @@ class Graph:
         """Accept, then close the connection without an answer."""
         self._fault("lose_answer", times, match)
 
-    def hang(
-        self, times: int | None = 1, *, seconds: float | None = None, accept: bool = True, **match: Any
-    ) -> None:
+    def hang(self, times: int | None = 1, *, seconds: float | None = None, accept: bool = True, **match: Any) -> None:
         """Never answer; close the connection after `seconds` if given."""
         self._fault("hang", times, match | {"seconds": seconds, "accept": accept})
 
@@ -241,11 +239,7 @@ class Graph:
     ) -> str:
         """Any inbound message: `message` is its type and object. Returns its wamid."""
         number = node_id(number)
-        return str(
-            self._call("inbound", number=number, wa_id=from_wa_id, message=message, name=name, **more)[
-                "wamid"
-            ]
-        )
+        return str(self._call("inbound", number=number, wa_id=from_wa_id, message=message, name=name, **more)["wamid"])
 
     def user_id(self, wa_id: str) -> str:
         """The business-scoped user id of the person with this phone."""

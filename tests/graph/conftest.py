@@ -104,9 +104,7 @@ def handler_of(receiver: Receiver) -> Callable[..., BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             query = parse_qs(urlsplit(self.path).query)
-            known = query["hub.mode"] == ["subscribe"] and query["hub.verify_token"] == [
-                receiver.verify_token
-            ]
+            known = query["hub.mode"] == ["subscribe"] and query["hub.verify_token"] == [receiver.verify_token]
             self._reply(200 if known else 403, query["hub.challenge"][0].encode() if known else b"")
 
         def _reply(self, status: int, body: bytes) -> None:

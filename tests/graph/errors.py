@@ -65,9 +65,7 @@ HREF = "https://developers.facebook.com/documentation/business-messaging/whatsap
 class Refused(Exception):
     """Meta says no. `details` is what Meta puts into `error_data.details`."""
 
-    def __init__(
-        self, code: int, details: str = "", *, http_status: int | None = None, subcode: int | None = None
-    ):
+    def __init__(self, code: int, details: str = "", *, http_status: int | None = None, subcode: int | None = None):
         super().__init__(f"{code}: {details}")
         self.code = code
         self.details = details

@@ -95,11 +95,7 @@ def dialled(to: str, number: Number) -> str:
 def check_template(content: Json, number: Number, world: World, *, by_phone: bool) -> tuple[str, str]:
     """Name and pricing category of a template that may go out like this."""
     name, language = content.get("name"), content.get("language")
-    if (
-        not isinstance(name, str)
-        or not isinstance(language, dict)
-        or not isinstance(language.get("code"), str)
-    ):
+    if not isinstance(name, str) or not isinstance(language, dict) or not isinstance(language.get("code"), str):
         raise Refused(131008, "Parameters 'name' and 'language.code' are mandatory for type 'template'")
     template = world.template(number.waba_id, name, language["code"])
     if template is None:

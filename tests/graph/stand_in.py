@@ -167,9 +167,7 @@ class StandIn:
         if not self.throughput.spend(arrival.number_id, arrival.monotonic):
             raise Refused(130429, "Cloud API message throughput has been reached.")
         if not self.pair_rate.spend(arrival.number_id, letter.person.user_id, arrival.monotonic):
-            raise Refused(
-                131056, "Too many messages sent to the same phone number in a short period of time."
-            )
+            raise Refused(131056, "Too many messages sent to the same phone number in a short period of time.")
 
     def _window_code(self, number_id: str, letter: Letter) -> int | None:
         free_form = letter.template_name is None
@@ -204,9 +202,7 @@ class StandIn:
             }
         )
 
-    def _play(
-        self, fault: Fault, connection: Connection, arrival: Arrival, number: Number, letter: Letter
-    ) -> None:
+    def _play(self, fault: Fault, connection: Connection, arrival: Arrival, number: Number, letter: Letter) -> None:
         """Let the scripted fault happen."""
         taken = b""
         if fault.accept or fault.kind not in ("server_error", "hang"):
@@ -233,9 +229,7 @@ class StandIn:
             self._authorise(connection.authorization, number_id, number)
             if content.get("messaging_product") != "whatsapp":
                 raise Refused(100, "The parameter messaging_product is required.")
-            if content["status"] != "read" or content.get("typing_indicator", {"type": "text"}) != {
-                "type": "text"
-            }:
+            if content["status"] != "read" or content.get("typing_indicator", {"type": "text"}) != {"type": "text"}:
                 raise Refused(131009, "Parameter status or typing_indicator is not valid")
             if not str(content.get("message_id", "")).startswith("wamid."):
                 raise Refused(131009, "Parameter message_id is not valid")
@@ -247,9 +241,7 @@ class StandIn:
 
     # other nodes
 
-    def _node(
-        self, connection: Connection, node_id: str, edge: str, path: str, query: dict[str, str]
-    ) -> Json:
+    def _node(self, connection: Connection, node_id: str, edge: str, path: str, query: dict[str, str]) -> Json:
         token = bearer(connection.authorization) or query.get("access_token", "")
         owned = [one for one in self.world.numbers if token in one.tokens]
         if not owned:

@@ -58,9 +58,7 @@ class Template:
         if received != wanted:
             raise Refused(132012, f"header: Format mismatch, expected {wanted}, received {received}")
         media = given[0].get(received.lower())
-        if not isinstance(media, dict) or (
-            received != "LOCATION" and not (media.get("id") or media.get("link"))
-        ):
+        if not isinstance(media, dict) or (received != "LOCATION" and not (media.get("id") or media.get("link"))):
             raise Refused(132012, f"header: {received} needs an id or a link")
 
     def _check_body(self, given: Sequence[dict[str, Any]]) -> None:
@@ -68,9 +66,7 @@ class Template:
         self._check_texts("body", text, given)
         grown = len(VARIABLE.sub("", text)) + sum(len(shown(one)) for one in given)
         if grown > BODY_LIMIT:
-            raise Refused(
-                132005, f"body: translated text has {grown} characters, at most {BODY_LIMIT} are allowed"
-            )
+            raise Refused(132005, f"body: translated text has {grown} characters, at most {BODY_LIMIT} are allowed")
         if self.category == "AUTHENTICATION" and any(len(shown(one)) > CODE_LIMIT for one in given):
             raise Refused(132018, f"body: a code has at most {CODE_LIMIT} characters")
 
@@ -86,9 +82,7 @@ class Template:
             if not value:
                 raise Refused(131008, f"{where}: parameter of type text is missing text value")
             if FORBIDDEN.search(value):
-                raise Refused(
-                    132018, f"{where}: text cannot have new-line/tab or more than 4 consecutive spaces"
-                )
+                raise Refused(132018, f"{where}: text cannot have new-line/tab or more than 4 consecutive spaces")
 
     def _check_buttons(self, parts: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
         for index, button in enumerate(self.component("BUTTONS").get("buttons", ())):
@@ -96,9 +90,7 @@ class Template:
             if button["type"] in ("URL", "OTP"):
                 wanted = 1 if button["type"] == "OTP" or VARIABLE.search(button.get("url", "")) else 0
                 if wanted and not given:
-                    raise Refused(
-                        131008, f"buttons: Button at index {index} of type Url requires a parameter"
-                    )
+                    raise Refused(131008, f"buttons: Button at index {index} of type Url requires a parameter")
                 if len(given) != wanted:
                     raise Refused(132000, f"buttons: Button at index {index} takes {wanted} parameters")
 
@@ -116,9 +108,7 @@ def components(sent: object) -> dict[tuple[str, str], list[dict[str, Any]]]:
         index = str(one.get("index", "")) if kind == "button" else ""
         parameters = one.get("parameters", [])
         if not isinstance(parameters, list) or not all(isinstance(given, dict) for given in parameters):
-            raise Refused(
-                100, f"Param template['components']['{kind}']['parameters'] must be an array of objects."
-            )
+            raise Refused(100, f"Param template['components']['{kind}']['parameters'] must be an array of objects.")
         found[kind, index] = parameters
     return found
 
@@ -146,9 +136,7 @@ def catalogue(new_id: Callable[[], str]) -> list[Template]:
     """
 
     def body(text: str, *example: str) -> dict[str, Any]:
-        return {"type": "BODY", "text": text} | (
-            {"example": {"body_text": [list(example)]}} if example else {}
-        )
+        return {"type": "BODY", "text": text} | ({"example": {"body_text": [list(example)]}} if example else {})
 
     def make(name: str, *parts: dict[str, Any], language: str = "es_MX", **other: Any) -> Template:
         settings = {"category": "UTILITY"} | other

@@ -42,9 +42,7 @@ BUTTON = {"sub_type": "url", "index": "0"}
 
 
 def buttons(*titles: str) -> Json:
-    replies = [
-        {"type": "reply", "reply": {"id": f"b{at}", "title": title}} for at, title in enumerate(titles)
-    ]
+    replies = [{"type": "reply", "reply": {"id": f"b{at}", "title": title}} for at, title in enumerate(titles)]
     interactive = {"type": "button", "body": {"text": "¿Sí?"}, "action": {"buttons": replies}}
     return without("text") | {"type": "interactive", "interactive": interactive}
 
@@ -162,9 +160,7 @@ def test_to_wins_over_recipient(client: Client) -> None:
         ("525520304050", "52525520304050"),
     ],
 )
-def test_without_plus_the_country_code_of_the_business_is_put_before(
-    client: Client, to: str, wa_id: str
-) -> None:
+def test_without_plus_the_country_code_of_the_business_is_put_before(client: Client, to: str, wa_id: str) -> None:
     _, answer = client.post(message(to=to))
 
     assert answer["contacts"] == [{"input": to, "wa_id": wa_id}]

@@ -119,9 +119,7 @@ def test_a_client_that_left_is_seen(graph: Graph, client: Client) -> None:
     graph.slow(seconds=0.05)
     impatient = http.client.HTTPConnection(graph.url.removeprefix("http://"), timeout=5)
     headers = {"Authorization": f"Bearer {client.token}"}
-    impatient.request(
-        "POST", f"/v25.0/{client.number.phone_number_id}/messages", str(text()).encode(), headers
-    )
+    impatient.request("POST", f"/v25.0/{client.number.phone_number_id}/messages", str(text()).encode(), headers)
     impatient.getresponse().read()
     impatient.request(
         "POST",

@@ -43,9 +43,7 @@ def test_signature_follows_the_test_vectors(body: bytes, digest: str) -> None:
     assert signature("test_app_secret", body) == f"sha256={digest}"
 
 
-def test_an_accepted_message_reports_sent_delivered_read(
-    graph: Graph, client: Client, receiver: Receiver
-) -> None:
+def test_an_accepted_message_reports_sent_delivered_read(graph: Graph, client: Client, receiver: Receiver) -> None:
     # far enough apart that eight concurrent deliveries keep their order
     graph.statuses(sent_ms=1, delivered_ms=150, read_ms=300)
     sent_id = wamid(client.post(text("m1")))
@@ -99,9 +97,7 @@ def test_a_failed_status_has_errors_and_no_contacts(graph: Graph, client: Client
 
 
 def test_a_share_of_messages_fails(graph: Graph, client: Client, receiver: Receiver) -> None:
-    graph.statuses(
-        sent_ms=1, delivered_ms=1, read_ms=1, failed_ms=1, failed_share=0.5, failed_code=131026, seed=7
-    )
+    graph.statuses(sent_ms=1, delivered_ms=1, read_ms=1, failed_ms=1, failed_share=0.5, failed_code=131026, seed=7)
     for at in range(40):
         client.post(text(f"m{at}"))
     graph.wait_until(lambda counts: counts.webhooks.pending == 0 and counts.webhooks.updates_delivered >= 40)
@@ -292,9 +288,7 @@ def test_any_body_goes_out_signed_or_wrongly_signed(graph: Graph, receiver: Rece
     graph.wait_until(lambda counts: counts.webhooks.delivered == 2)
 
     right = signature(graph.world.app_secret, b'{"object": "something else"}')
-    assert sorted(receiver.posts) == sorted(
-        [(b'{"object": "something else"}', right), (b'{"entry":[]}', "sha256=00")]
-    )
+    assert sorted(receiver.posts) == sorted([(b'{"object": "something else"}', right), (b'{"entry":[]}', "sha256=00")])
 
 
 def test_the_handshake(graph: Graph, receiver: Receiver) -> None:
@@ -303,9 +297,7 @@ def test_the_handshake(graph: Graph, receiver: Receiver) -> None:
     assert not graph.verify()
 
 
-async def test_async_tests_wait_without_blocking_the_loop(
-    graph: Graph, client: Client, receiver: Receiver
-) -> None:
+async def test_async_tests_wait_without_blocking_the_loop(graph: Graph, client: Client, receiver: Receiver) -> None:
     client.post(text("m1"))
     counts = await graph.until(lambda counts: counts.webhooks.updates_delivered == 3)
 

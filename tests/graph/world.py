@@ -121,9 +121,7 @@ class World:
         return next((number for number in self.numbers if number.phone_number_id == phone_number_id), None)
 
     def template(self, waba_id: str, name: str, language: str) -> Template | None:
-        found = (
-            one for one in self.templates.get(waba_id, ()) if (one.name, one.language) == (name, language)
-        )
+        found = (one for one in self.templates.get(waba_id, ()) if (one.name, one.language) == (name, language))
         return next(found, None)
 
     def env(self, graph_url: str) -> dict[str, str]:

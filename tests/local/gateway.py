@@ -5,6 +5,7 @@ Development and tests only; in production hosted Supabase answers the first two.
 
 import importlib
 import os
+import re
 
 import httpx
 from httpx_aiohttp import AiohttpTransport
@@ -15,6 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _PROXIED = ("/rest/v1", "/auth/v1")
 _NOT_FORWARDED = {"host", "connection", "content-length", "transfer-encoding", "accept-encoding"}
 _NOT_RETURNED = {"connection", "content-length", "transfer-encoding", "content-encoding", "keep-alive"}
+
+_POSTGRES_TIME = re.compile(rb'"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)\+00"')
+"""Lite's Auth writes times as Postgres does, which supabase-py cannot read; hosted Auth writes ISO 8601."""
 
 
 class Gateway:
@@ -44,10 +48,8 @@ class Gateway:
                 content=await request.body(),
             )
         except httpx.TransportError as error:
-            return JSONResponse(
-                {"message": f"Supabase Lite did not answer: {type(error).__name__}"}, status_code=502
-            )
-        response = Response(answer.content, answer.status_code)
+            return JSONResponse({"message": f"Supabase Lite did not answer: {type(error).__name__}"}, status_code=502)
+        response = Response(_POSTGRES_TIME.sub(rb'"\1T\2Z"', answer.content), answer.status_code)
         for name, value in answer.headers.multi_items():
             if name.lower() not in _NOT_RETURNED:
                 response.headers.append(name, value)

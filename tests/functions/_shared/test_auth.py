@@ -181,9 +181,7 @@ async def test_a_key_of_another_curve_proves_nothing() -> None:
     token = jwt.encode(claims(), P384_KEY, "ES384", headers={"kid": "p384"})
     assert await code_of({"authorization": f"Bearer {token}"}, "user") == "unsupported_token"
     head, _, _ = es256_token(key_id="p384").split(".")
-    assert (
-        await code_of({"authorization": f"Bearer {head}.{encode(claims())}.AAAA"}, "user") == "invalid_token"
-    )
+    assert await code_of({"authorization": f"Bearer {head}.{encode(claims())}.AAAA"}, "user") == "invalid_token"
 
 
 async def test_a_refusal_says_nothing_of_the_token() -> None:
@@ -250,9 +248,7 @@ async def test_secret_keys(api_key: str, modes: tuple[str, ...], key_name: str) 
         ({"apikey": "sb_secret_other", "user-agent": BROWSER}, ("user",), "invalid_api_key"),
     ],
 )  # fmt: skip
-async def test_callers_without_a_usable_credential(
-    headers: dict[str, str], modes: tuple[str, ...], code: str
-) -> None:
+async def test_callers_without_a_usable_credential(headers: dict[str, str], modes: tuple[str, ...], code: str) -> None:
     assert await code_of(headers, *modes) == code
 
 

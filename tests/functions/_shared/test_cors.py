@@ -12,9 +12,7 @@ from services.whatsapp.refusals import refuse
 from tests.functions._shared.asgi import call
 
 # Allowed by @supabase/supabase-js/cors 2.119.1, and what our own functions need besides.
-OFFICIAL = (
-    "authorization, x-client-info, apikey, content-type, x-retry-count, traceparent, tracestate, baggage"
-)
+OFFICIAL = "authorization, x-client-info, apikey, content-type, x-retry-count, traceparent, tracestate, baggage"
 OURS = "x-region, idempotency-key"
 
 

@@ -62,7 +62,12 @@ def test_a_full_environment():
     assert read.app_secrets == ("hidden-new", "hidden-old")
     assert read.directory.keys() == [("MX", "main")]
     assert any("WHATSAPP_CO_MAIN_PHONE_NUMBER_ID" in problem for problem in read.directory_problems)
-    assert (read.drain_budget, read.drain_concurrency, read.kick, read.log_level) == (20.5, 40, False, "debug")
+    assert (read.drain_budget, read.drain_concurrency, read.kick, read.log_level) == (
+        20.5,
+        40,
+        False,
+        "debug",
+    )
 
 
 def test_repr_hides_every_secret_and_meta_id():

@@ -1,0 +1,49 @@
+"""GET /health: is the process up; and for a secret key, are the database and every account well.
+
+-> 200 {status: "ok"}                                          for anybody
+-> 200 {status, accounts: [{country_id, account, state, credentials}], problems: [...]}   with a secret key
+"""
+
+from starlette.requests import Request
+
+from functions._shared.answers import Answer
+from functions._shared.app import door
+from functions._shared.auth import authenticate
+from services.whatsapp.settings import settings
+
+
+async def handle(request: Request) -> Answer:
+    if not request.headers.get("apikey", "").startswith("sb_secret_"):
+        return Answer({"status": "ok"})
+    current = settings()
+    await authenticate(request, current, ("secret:*",))
+    from services.whatsapp import store
+
+    accounts = []
+    for row in await store.shared(current).account_states():
+        known = current.directory.account(row["country_id"], row["account_id"])
+        accounts.append(
+            {
+                "country_id": row["country_id"],
+                "account": row["account_id"],
+                "state": row["state"],
+                "reason": row["state_reason"],
+                "code": row["state_code"],
+                "paused_until": row["paused_until"],
+                "credentials": known is not None and bool(known.tokens),
+            }
+        )
+    well = all(each["state"] == "active" and each["credentials"] for each in accounts)
+    problems = list(current.directory_problems)
+    return Answer(
+        {"status": "ok" if well and not problems else "attention", "accounts": accounts, "problems": problems}
+    )
+
+
+async def _stop() -> None:
+    from services.whatsapp import store
+
+    await store.close_shared()
+
+
+app = door("health", {"GET": handle}, on_stop=[_stop])

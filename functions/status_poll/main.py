@@ -1,0 +1,80 @@
+"""GET /status-poll: what became of messages. Answers what the caller's own token may see; a secret key sees all.
+
+    ?message_id=…&message_id=…[&wait=seconds][&state=…&state=…]    these messages, in this order
+    ?country_id=MX[&after=cursor][&limit=n]                        a country's messages, oldest first
+    -> 200 {messages: [...], cursor?}
+
+With `wait`, answers when a message's state differs from the `state` the caller knows (one each, in the order of the ids).
+"""
+
+from starlette.requests import Request
+
+from functions._shared.answers import Answer
+from functions._shared.app import door
+from functions._shared.auth import Caller, authenticate
+from services.whatsapp.refusals import refuse
+from services.whatsapp.settings import Settings, settings
+
+_PARAMETERS = frozenset({"message_id", "country_id", "after", "limit", "wait", "state", "forceFunctionRegion"})
+
+
+async def handle(request: Request) -> Answer:
+    current = settings()
+    caller = await authenticate(request, current, ("user", "secret"))
+    query = request.query_params
+    for name in query:
+        if name not in _PARAMETERS:
+            raise refuse("unknown_field", field=name)
+    if "message_id" in query:
+        return await _by_ids(request, caller, current)
+    if "country_id" in query:
+        return await _of_country(request, caller, current)
+    raise refuse("missing_field", field="message_id", reason="give message_id or country_id")
+
+
+async def _by_ids(request: Request, caller: Caller, current: Settings) -> Answer:
+    from services.whatsapp import reading
+
+    ids = [each for value in request.query_params.getlist("message_id") for each in value.split(",") if each]
+    states = [each for value in request.query_params.getlist("state") for each in value.split(",") if each]
+    if states and len(states) != len(ids):
+        raise refuse("invalid_field", field="state", reason="give one state for each message_id, or none")
+    wait = _number(request, "wait", default=0, most=reading.LONGEST_WAIT)
+    since = dict(zip(ids, states, strict=True)) if states else {}
+    return Answer({"messages": await reading.by_ids(ids, caller.token, wait, since, current)})
+
+
+async def _of_country(request: Request, caller: Caller, current: Settings) -> Answer:
+    from services.whatsapp import reading
+
+    if "wait" in request.query_params:
+        raise refuse("invalid_field", field="wait", reason="it goes with message_id only")
+    limit = int(_number(request, "limit", default=reading.PAGE, most=reading.PAGE))
+    messages, cursor = await reading.of_country(
+        request.query_params["country_id"],
+        request.query_params.get("after"),
+        max(1, limit),
+        caller.token,
+        current,
+    )
+    return Answer({"messages": messages, "cursor": cursor})
+
+
+def _number(request: Request, name: str, *, default: float, most: float) -> float:
+    value = request.query_params.get(name)
+    try:
+        number = float(value) if value is not None else default
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise refuse("invalid_field", field=name, reason=f"it must be a number from 0 to {most:g}")
+    return min(number, most)
+
+
+async def _stop() -> None:
+    from services.whatsapp import store
+
+    await store.close_shared()
+
+
+app = door("status-poll", {"GET": handle}, on_stop=[_stop])

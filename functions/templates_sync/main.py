@@ -1,0 +1,60 @@
+"""POST /templates-sync: read the templates of every account from Meta. For cron with a secret key, and for operators of a country.
+
+    {country_id?}  ->  200 {accounts: [{country_id, account, stored, removed} | {country_id, account, error}]}
+
+A signed-in user must name a country of theirs.
+"""
+
+from starlette.requests import Request
+
+from functions._shared.answers import Answer
+from functions._shared.app import door
+from functions._shared.auth import authenticate
+from functions._shared.body import read_body
+from services.whatsapp.refusals import refuse
+from services.whatsapp.settings import settings
+
+_LIMIT = 4096
+
+
+async def handle(request: Request) -> Answer:
+    current = settings()
+    caller = await authenticate(request, current, ("user", "secret:*"))
+    country_id = _country(await read_body(request, _LIMIT))
+    from services.whatsapp import store, templates
+
+    if caller.user_id is not None:
+        if country_id is None:
+            raise refuse("missing_field", field="country_id")
+        role = await store.shared(current).is_member(country_id, caller.user_id)
+        if role is None:
+            raise refuse("not_a_member", field="country_id")
+        if role not in ("operator", "admin"):
+            raise refuse("role_too_low", field="country_id")
+    return Answer({"accounts": await templates.sync(current, country_id)})
+
+
+def _country(body: bytes) -> str | None:
+    if not body.strip():
+        return None
+    import orjson
+
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise refuse("malformed_json", reason=error.msg) from None
+    if not isinstance(document, dict):
+        raise refuse("body_not_object")
+    country_id = document.get("country_id")
+    if country_id is not None and not isinstance(country_id, str):
+        raise refuse("invalid_field", field="country_id", reason="it must be a text such as MX")
+    return country_id
+
+
+async def _stop() -> None:
+    from services.whatsapp import draining
+
+    await draining.close()
+
+
+app = door("templates-sync", {"POST": handle}, on_stop=[_stop])

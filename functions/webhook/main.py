@@ -1,0 +1,53 @@
+"""GET and POST /webhook: Meta's handshake and Meta's events. Nobody else calls here, so there is no CORS.
+
+The POST is a raw ASGI endpoint: it stands under three times the outbound rate plus the inbound one.
+"""
+
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from functions._shared.app import Raw, door
+from functions._shared.body import read_raw
+from services.whatsapp import receiving
+from services.whatsapp.settings import settings
+
+_SIGNATURE = b"x-hub-signature-256"
+_OK = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"application/json"), (b"content-length", b"2")],
+}
+_EMPTY = {"type": "http.response.body", "body": b"{}"}
+
+
+async def shake_hands(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers Meta's verification of the callback URL with its challenge, as plain text."""
+    query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+    challenge = receiving.handshake(query, settings()).encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(challenge)).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": challenge})
+
+
+async def take(scope: Scope, receive: Receive, send: Send) -> None:
+    """Size, signature, then one durable ingest, then 200."""
+    current = settings()
+    body = await read_raw(scope, receive, receiving.LIMIT)
+    header = next((value.decode("latin-1") for name, value in scope["headers"] if name == _SIGNATURE), None)
+    receiving.check_signature(header, body, current)
+    await receiving.receive(body, current)
+    await send(_OK)
+    await send(_EMPTY)
+
+
+async def _stop() -> None:
+    from services.whatsapp import store
+
+    await store.close_shared()
+
+
+app = door("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False, on_stop=[_stop])

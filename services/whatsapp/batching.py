@@ -1,0 +1,71 @@
+"""Group commit: callers of one process share a round trip, and each is answered after its batch is durable.
+
+No timer: while fewer than `in_flight` commits run, what waits is committed at once; what arrives meanwhile waits for the next.
+Batches so grow with the load and cost nothing without it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Overloaded(Exception):
+    """More is waiting than may wait; the caller should be told to come back."""
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Collects items and hands them to `commit` in batches of at most `most`.
+
+    `commit` answers one result per item, in order; if it raises, every caller of the batch gets the exception. `backlog`
+    is how many items may wait.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        most: int,
+        in_flight: int = 2,
+        backlog: int = 20_000,
+    ) -> None:
+        self._commit = commit
+        self._most = most
+        self._in_flight = in_flight
+        self._backlog = backlog
+        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+
+    async def add(self, item: Item) -> Result:
+        """The result of `item`, once its batch is committed. Raises Overloaded, or what the commit raised."""
+        if len(self._waiting) >= self._backlog:
+            raise Overloaded
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if len(self._running) < self._in_flight:
+            self._start()
+        return await future
+
+    def _start(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._flush())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _flush(self) -> None:
+        # One turn of the loop lets requests that arrived together be committed together.
+        await asyncio.sleep(0)
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            try:
+                results = await self._commit([item for item, _ in batch])
+            except Exception as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)

@@ -1,0 +1,192 @@
+"""The window to Meta: the only code that builds a request to the Graph API.
+
+What matters most here is to tell apart what is known of a message after a failed POST, for Meta has no idempotency key:
+
+    accepted  Meta answered 200 with a message id
+    refused   Meta answered with its error object: it did not take the message
+    unsent    the connection was never made: nothing was written
+    unknown   anything else: a timeout, a broken connection, an answer without Meta's error object
+
+httpx over aiohttp is used because httpx's own pool collapses above about twenty connections. Its transport is called
+directly: redirects, cookies and auth flows of the client are of no use here and cost as much as the request.
+"""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+import httpx
+import orjson
+from httpx_aiohttp import AiohttpTransport
+
+from services.whatsapp.directory import Account
+from services.whatsapp.meta_errors import Failure, from_graph
+from services.whatsapp.settings import Settings
+
+Outcome = Literal["accepted", "refused", "unsent", "unknown"]
+
+POST_TIMEOUT = 20.0
+"""Seconds a POST may take in all, connecting included."""
+_TIMEOUTS = {"connect": 5.0, "read": POST_TIMEOUT, "write": 10.0, "pool": 5.0}
+_KEEP_ALIVE = 30.0
+_TOKEN_EXPIRED = 190
+_PAGE = 100
+_TEMPLATE_FIELDS = "name,language,status,category,parameter_format,components,quality_score,rejected_reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of one message after its POST."""
+
+    outcome: Outcome
+    wamid: str | None = None
+    wa_id: str | None = None
+    user_id: str | None = None
+    message_status: str | None = None
+    """`accepted`, or `held_for_quality_assessment`: Meta paces the template and decides later."""
+    failure: Failure | None = None
+    note: str | None = None
+    """For unsent and unknown: what happened, in a word or two."""
+
+
+class GraphError(Exception):
+    """A read failed. Holds what Meta said, without ids."""
+
+    def __init__(self, failure: Failure | None, note: str) -> None:
+        super().__init__(failure.title if failure else note)
+        self.failure = failure
+
+
+class Graph:
+    """Talks to one Graph API with many connections. Use `shared` to get one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._base = f"{settings.graph_url}/{settings.graph_version}"
+        limits = httpx.Limits(max_connections=settings.drain_concurrency, keepalive_expiry=_KEEP_ALIVE)
+        self._transport = AiohttpTransport(limits=limits, trust_env=False)
+        self._urls: dict[str, httpx.URL] = {}
+
+    async def send(self, account: Account, body: dict[str, Any]) -> Answer:
+        """POST one message. Never raises: a failure is an answer too.
+
+        While tokens are rotated the account has several: one that Meta calls expired (190) gives way to the next.
+        """
+        answer = Answer("unsent", note="no_token")
+        content = orjson.dumps(body)
+        for token in account.tokens:
+            answer = await self._send(account, token, content)
+            if answer.failure is None or answer.failure.code != _TOKEN_EXPIRED:
+                break
+        return answer
+
+    async def templates(self, account: Account) -> AsyncIterator[list[dict[str, Any]]]:
+        """The account's message templates, page by page. Raises GraphError.
+
+        Source: M:templates/template-management. A page may be empty and still have a next one.
+        """
+        after: str | None = None
+        while True:
+            query = {"fields": _TEMPLATE_FIELDS, "limit": str(_PAGE)} | ({"after": after} if after else {})
+            page = await self._get(account, f"{account.waba_id}/message_templates", query)
+            yield [row for row in page.get("data") or [] if isinstance(row, dict)]
+            paging = page.get("paging") or {}
+            before, after = after, (paging.get("cursors") or {}).get("after")
+            if not paging.get("next") or not after or after == before:
+                return
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+    async def _send(self, account: Account, token: str, content: bytes) -> Answer:
+        url = self._urls.get(account.phone_number_id)
+        if url is None:
+            url = self._urls[account.phone_number_id] = httpx.URL(f"{self._base}/{account.phone_number_id}/messages")
+        headers = [
+            ("authorization", f"Bearer {token}"),
+            ("content-type", "application/json"),
+            ("accept-encoding", "identity"),
+        ]
+        request = httpx.Request("POST", url, headers=headers, content=content, extensions={"timeout": _TIMEOUTS})
+        try:
+            async with asyncio.timeout(POST_TIMEOUT):
+                response = await self._transport.handle_async_request(request)
+                return read_answer(response.status_code, await response.aread())
+        except Exception as error:
+            return Answer(
+                "unsent" if _never_written(error) else "unknown", note=type(error.__cause__ or error).__name__
+            )
+
+    async def _get(self, account: Account, path: str, query: dict[str, str]) -> dict[str, Any]:
+        failure: Failure | None = None
+        for token in account.tokens:
+            url = httpx.URL(f"{self._base}/{path}", params=query)
+            headers = [("authorization", f"Bearer {token}"), ("accept-encoding", "identity")]
+            request = httpx.Request("GET", url, headers=headers, extensions={"timeout": _TIMEOUTS})
+            try:
+                response = await self._transport.handle_async_request(request)
+                document = _document(await response.aread())
+            except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+                raise GraphError(None, type(error).__name__) from None
+            if response.status_code == httpx.codes.OK and "error" not in document:
+                return document
+            failure = from_graph(document["error"]) if isinstance(document.get("error"), dict) else None
+            if failure is None or failure.code != _TOKEN_EXPIRED:
+                break
+        raise GraphError(failure, "no_token" if not account.tokens else "not_meta")
+
+
+def read_answer(status: int, body: bytes) -> Answer:
+    """What Meta's answer to a POST of a message says. Source: M:messages/send-messages, M:support/error-codes."""
+    document = _document(body)
+    error = document.get("error")
+    if isinstance(error, dict) and isinstance(error.get("code"), int):
+        return Answer("refused", failure=from_graph(error))
+    message = _first(document.get("messages"))
+    wamid = message.get("id")
+    if status != httpx.codes.OK or not isinstance(wamid, str) or not wamid:
+        return Answer("unknown", note=f"http_{status}")
+    contact = _first(document.get("contacts"))
+    return Answer("accepted", wamid, contact.get("wa_id"), contact.get("user_id"), message.get("message_status"))
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _first(items: object) -> dict[str, Any]:
+    return items[0] if isinstance(items, list) and items and isinstance(items[0], dict) else {}
+
+
+def _never_written(error: BaseException) -> bool:
+    """Whether the failure came before the request was written.
+
+    Decided by aiohttp's own exception: the transport's translation calls a server that hung up after reading the request a
+    ConnectTimeout.
+    """
+    cause = error.__cause__ or error
+    return isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+
+
+_graphs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Graph]" = weakref.WeakKeyDictionary()
+
+
+def shared(settings: Settings) -> Graph:
+    """The Graph client of this event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _graphs:
+        _graphs[loop] = Graph(settings)
+    return _graphs[loop]
+
+
+async def close_shared() -> None:
+    """Close this loop's client, if it has one."""
+    graph = _graphs.pop(asyncio.get_running_loop(), None)
+    if graph is not None:
+        await graph.close()

@@ -1,0 +1,151 @@
+"""The flow of reading states: by message ids, or a country's messages in order. Row level security decides what is there.
+
+A long poll asks the database again until something changed: no connection is held meanwhile.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from services.whatsapp import store
+from services.whatsapp.meta_errors import lookup
+from services.whatsapp.refusals import describe, refuse
+from services.whatsapp.sending import waiting_for
+from services.whatsapp.settings import Settings
+
+MOST_IDS = 100
+PAGE = 100
+LONGEST_WAIT = 25.0
+"""Seconds. Below the shortest limit of common hosts and proxies."""
+_POLL_EVERY = 0.4
+_FINAL = frozenset({"read", "played", "failed", "refused", "cancelled", "expired", "received"})
+_TIMES = (
+    "created_at",
+    "send_at",
+    "expires_at",
+    "accepted_at",
+    "sent_at",
+    "delivered_at",
+    "read_at",
+    "played_at",
+    "failed_at",
+)
+_SETTLING = timedelta(seconds=10)
+
+
+async def by_ids(
+    message_ids: Sequence[str], token: str | None, wait: float, since: Mapping[str, str], settings: Settings
+) -> list[dict[str, Any]]:
+    """The messages with these ids, in their order; ids the caller may not see are left out.
+
+    With `wait` (seconds), answers when a message's state is no longer the one in `since` (id to state), or without `since` when one
+    changes; at once if all are final.
+    """
+    for message_id in message_ids:
+        _check_id(message_id, "message_id")
+    if not message_ids or len(message_ids) > MOST_IDS:
+        raise refuse("invalid_field", field="message_id", reason=f"give 1 to {MOST_IDS} ids, not {len(message_ids)}")
+
+    async def read() -> list[dict[str, Any]]:
+        rows = {row["message_id"]: row for row in await store.shared(settings).messages(message_ids, token)}
+        return [rows[each] for each in dict.fromkeys(message_ids) if each in rows]
+
+    rows = await read()
+    known = dict(since) or {row["message_id"]: row["state"] for row in rows}
+    ends = time.monotonic() + min(wait, LONGEST_WAIT)
+    while not _news(rows, known) and not all(row["state"] in _FINAL for row in rows) and time.monotonic() < ends:
+        await asyncio.sleep(_POLL_EVERY)
+        rows = await read()
+    return [view(row, settings) for row in rows]
+
+
+async def of_country(
+    country_id: str,
+    after: str | None,
+    limit: int,
+    token: str | None,
+    settings: Settings,
+    now: Callable[[], datetime] | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
+
+    A message younger than ten seconds may appear again on the next page: one that was written by a slower transaction may still have
+    to be shown before it, and none is ever left out.
+    """
+    if after is not None:
+        _check_id(after, "after", "invalid_cursor")
+    rows = await store.shared(settings).messages_after(country_id, after, limit, token)
+    if not rows:
+        return [], after
+    horizon = _oldest_id((now or _now)() - _SETTLING)
+    return [view(row, settings) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")
+
+
+def view(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """A message as a caller sees it: state, times, error or refusal with what can be done, and why it waits if it does."""
+    seen = {
+        "message_id": row["message_id"],
+        "country_id": row["country_id"],
+        "account": row["account_id"],
+        "contact_id": row["contact_id"],
+        "direction": row["direction"],
+        "type": row["kind"],
+        "status": row["state"],
+        "ref": row["ref"],
+        "attempts": row["attempts"],
+        "times": {name.removesuffix("_at"): _iso(row[name]) for name in _TIMES if row[name] is not None},
+        "price": row["price"],
+        "error": _error(row),
+    }
+    if row["direction"] == "outbound" and row["state"] in ("queued", "scheduled"):
+        seen["waiting"] = waiting_for(row["country_id"], row["account_id"], settings)
+    return seen
+
+
+def _error(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    ours = row["refusal"] or ("outcome_unknown" if row["error_title"] == "outcome_unknown" else None)
+    if ours is not None:
+        known = describe(ours)
+        return {
+            "code": ours,
+            "message": known.message if known else ours,
+            "hint": known.remedy if known else None,
+        }
+    if row["error_code"] is None:
+        return None
+    entry = lookup(row["error_code"])
+    return {
+        "code": f"meta_{row['error_code']}",
+        "message": row["error_title"] or entry.title,
+        "details": row["error_details"],
+        "hint": entry.advice,
+    }
+
+
+def _iso(time: str) -> str:
+    """ISO 8601 in UTC: PostgREST writes it so, the local stack as Postgres does."""
+    return datetime.fromisoformat(time).astimezone(UTC).isoformat()
+
+
+def _news(rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]) -> bool:
+    return any(known.get(row["message_id"]) != row["state"] for row in rows)
+
+
+def _check_id(value: str, field: str, code: str = "invalid_field") -> None:
+    try:
+        UUID(value)
+    except ValueError:
+        raise refuse(code, field=field, reason="it is not a UUID") from None
+
+
+def _oldest_id(at: datetime) -> str:
+    """The smallest UUIDv7 of that moment."""
+    millis = int(at.timestamp() * 1000)
+    return str(UUID(int=(millis << 80) | (0x7 << 76) | (0x8 << 60)))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

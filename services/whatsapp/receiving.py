@@ -1,0 +1,108 @@
+"""The flow of receiving: check who sends, read what is said, store it once, and only then say yes.
+
+Meta repeats what is not answered 200 for up to seven days, so the only reasons to answer anything else are a signature that is
+not Meta's and a database that is away. Source: M:webhooks/overview.
+"""
+
+import asyncio
+import hmac
+import weakref
+from collections.abc import Mapping, Sequence
+
+from services.whatsapp import log, signature, webhook
+from services.whatsapp.batching import GroupCommit, Overloaded
+from services.whatsapp.refusals import refuse
+from services.whatsapp.settings import Settings
+from services.whatsapp.webhook import Event
+
+LIMIT = 4 * 1024 * 1024
+"""Bytes of a body: Meta sends up to 3 MB."""
+_MOST_EVENTS = 500
+_MOST_POSTS = 250
+
+_log = log.get("webhook")
+
+
+def handshake(query: Mapping[str, str], settings: Settings) -> str:
+    """The challenge to echo when Meta verifies the callback URL.
+
+    Refuses `webhook_not_configured` and `verify_token_mismatch`. Source: M:webhooks/create-webhook-endpoint.
+    """
+    if not settings.verify_tokens:
+        raise refuse("webhook_not_configured", reason="WHATSAPP_VERIFY_TOKEN is not set")
+    given = query.get("hub.verify_token", "").encode()
+    matches = [hmac.compare_digest(given, token.encode()) for token in settings.verify_tokens]
+    if query.get("hub.mode") != "subscribe" or not any(matches):
+        raise refuse("verify_token_mismatch", field="hub.verify_token")
+    return query.get("hub.challenge", "")
+
+
+def check_signature(header: str | None, body: bytes, settings: Settings) -> None:
+    """Refuses `webhook_not_configured`, `signature_missing` and `signature_invalid`. The raw bytes are what is signed."""
+    if not settings.app_secrets:
+        raise refuse("webhook_not_configured", reason="WHATSAPP_APP_SECRET is not set")
+    if not header:
+        raise refuse("signature_missing", field="X-Hub-Signature-256")
+    if not signature.verify(settings.app_secrets, header, body):
+        raise refuse("signature_invalid", field="X-Hub-Signature-256")
+
+
+async def receive(body: bytes, settings: Settings) -> None:
+    """Store the events of a checked body; returns once they are durable.
+
+    Refuses `database_unavailable`, `database_timeout` and `webhook_overloaded`: Meta will send it again.
+    """
+    events = webhook.parse(body, settings.directory)
+    if not events:
+        return
+    try:
+        await _commits(settings).add(events)
+    except Overloaded:
+        raise refuse("webhook_overloaded") from None
+
+
+_by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, GroupCommit[list[Event], None]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _commits(settings: Settings) -> GroupCommit[list[Event], None]:
+    loop = asyncio.get_running_loop()
+    commits = _by_loop.get(loop)
+    if commits is None:
+
+        async def commit(posts: Sequence[list[Event]]) -> Sequence[None]:
+            await _ingest([event for post in posts for event in post], settings)
+            return [None] * len(posts)
+
+        commits = _by_loop[loop] = GroupCommit(commit, most=_MOST_POSTS)
+    return commits
+
+
+async def _ingest(events: list[Event], settings: Settings) -> None:
+    """Ingest in pieces of a bounded size. One event the database cannot take is set aside; the others are not held up."""
+    # Imported here: a process that has only been shaken hands with needs no client of Supabase.
+    from services.whatsapp import store
+
+    for start in range(0, len(events), _MOST_EVENTS):
+        piece = events[start : start + _MOST_EVENTS]
+        try:
+            await store.shared(settings).ingest(piece)
+        except store.Rejected as error:
+            _log.error("ingest_rejected", error=error, events=len(piece), kind=piece[0]["kind"])
+            if len(piece) > 1:
+                await _ingest(piece[: len(piece) // 2], settings)
+                await _ingest(piece[len(piece) // 2 :], settings)
+            else:
+                await store.shared(settings).ingest([_set_aside(piece[0])])
+
+
+def _set_aside(event: Event) -> Event:
+    """The event as something nobody could read: stored raw for a person, moving nothing."""
+    kept = {
+        "key": event["key"],
+        "country_id": event["country_id"],
+        "account_id": event["account_id"],
+        "field": event["field"],
+    }
+    return kept | {"kind": "unparsable", "payload": event["payload"]}

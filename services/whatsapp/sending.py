@@ -1,0 +1,204 @@
+"""The flow of sending one message: read the request, check its shape, and let the database judge and write it.
+
+The answer is given once the message is durable in the queue; it leaves by the drainer. Concurrent requests of one process share
+one call of `enqueue`.
+"""
+
+import asyncio
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from services.whatsapp.batching import GroupCommit, Overloaded
+from services.whatsapp.identity import InvalidRecipient, parse_recipient
+from services.whatsapp.messages import InvalidMessage, parse_message
+from services.whatsapp.refusals import RefusalError, describe, refuse
+from services.whatsapp.settings import Settings
+
+_FIELDS = frozenset({"country_id", "account", "to", "message", "send_at", "expires_at", "ref"})
+_REQUIRED = ("country_id", "to", "message")
+_COUNTRY = re.compile(r"[A-Z]{2}")
+_ACCOUNT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
+_LONGEST_REF = 200
+_MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message that is in the log and the queue. `waiting` is a notice: why it will not leave yet."""
+
+    message_id: str
+    status: str
+    account: str
+    waiting: dict[str, str] | None = None
+
+    def body(self) -> dict[str, object]:
+        body: dict[str, object] = {
+            "message_id": self.message_id,
+            "status": self.status,
+            "account": self.account,
+        }
+        return body | {"waiting": self.waiting} if self.waiting else body
+
+
+async def send(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Sent:
+    """Put one message into the queue.
+
+    `request` is the body of the send door, `key` its Idempotency-Key, `actor` the signed-in user or None for a trusted server.
+    Raises RefusalError with the field, the reason and the remedy.
+    """
+    item = read_request(request, key) | {"actor": actor}
+    try:
+        verdict = await _commits(settings).add(item)
+    except Overloaded:
+        raise refuse("database_unavailable") from None
+    if verdict["status"] == "refused":
+        raise refused(verdict, item)
+    return Sent(
+        verdict["message_id"],
+        verdict["state"],
+        verdict["account_id"],
+        waiting_for(item["country_id"], verdict["account_id"], settings),
+    )
+
+
+def waiting_for(country_id: str, account_id: str, settings: Settings) -> dict[str, str] | None:
+    """The notice of a message whose account has no credentials in the environment: it waits until they are there."""
+    account = settings.directory.account(country_id, account_id)
+    if account is not None and account.tokens:
+        return None
+    notice = describe("account_without_credentials")
+    assert notice is not None  # noqa: S101 - a row of our own table
+    return {"code": notice.code, "message": notice.message, "hint": notice.remedy}
+
+
+def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+    """The item for `enqueue` that the request describes. Raises RefusalError."""
+    for name in request:
+        if name not in _FIELDS:
+            raise refuse("unknown_field", field=name)
+    for name in _REQUIRED:
+        if name not in request:
+            raise refuse("missing_field", field=name)
+    country_id = _text(request, "country_id", _COUNTRY, "a country is two capital letters (ISO 3166-1), such as MX")
+    account_id = _text(request, "account", _ACCOUNT, "an account is lower-case letters, digits and hyphens")
+    ref = request.get("ref")
+    if ref is not None and not (isinstance(ref, str) and 0 < len(ref) <= _LONGEST_REF):
+        raise refuse("invalid_field", field="ref", reason=f"it must be a text of 1 to {_LONGEST_REF} characters")
+    return {
+        "country_id": country_id,
+        "account_id": account_id,
+        **_recipient(request["to"], str(country_id)),
+        **_message(request["message"]),
+        "key": _key(key),
+        "fingerprint": _fingerprint(request),
+        "send_at": _time(request, "send_at"),
+        "expires_at": _time(request, "expires_at"),
+        "ref": ref,
+    }
+
+
+def refused(verdict: Mapping[str, Any], item: Mapping[str, Any]) -> RefusalError:
+    """The refusal the database gave, in words."""
+    reasons = {
+        "template_unknown": f"{item.get('template_name')} in {item.get('template_language')}",
+        "template_paused": f"{item.get('template_name')} in {item.get('template_language')}",
+        "template_not_approved": f"{item.get('template_name')} in {item.get('template_language')}",
+    }
+    return refuse(verdict["code"], field=verdict.get("field"), reason=reasons.get(verdict["code"]))
+
+
+_by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, GroupCommit[dict[str, Any], dict[str, Any]]]"
+_by_loop = weakref.WeakKeyDictionary()
+
+
+def _commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, Any]]:
+    loop = asyncio.get_running_loop()
+    commits = _by_loop.get(loop)
+    if commits is None:
+
+        async def commit(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+            # Imported here: a request that is refused for its shape needs no client of Supabase.
+            from services.whatsapp import store
+
+            return await store.shared(settings).enqueue(items)
+
+        commits = _by_loop[loop] = GroupCommit(commit, most=_MOST)
+    return commits
+
+
+def _recipient(value: object, country_id: str) -> dict[str, str | None]:
+    try:
+        recipient = parse_recipient(value, country_id)
+    except InvalidRecipient as error:
+        raise refuse(error.code, field=error.field, reason=error.reason) from None
+    return {
+        "phone": recipient.phone,
+        "match_key": recipient.match_key,
+        "bsuid": recipient.bsuid,
+        "contact_id": recipient.contact_id,
+    }
+
+
+def _message(value: object) -> dict[str, Any]:
+    try:
+        message = parse_message(value)
+    except InvalidMessage as error:
+        raise refuse(error.code, field=error.field, reason=error.reason) from None
+    name, language = message.template_key or (None, None)
+    content = message.content()
+    return {
+        "kind": content["type"],
+        "content": content,
+        "template_name": name,
+        "template_language": language and language.replace("-", "_"),
+    }
+
+
+def _text(request: Mapping[str, Any], name: str, pattern: re.Pattern[str], reason: str) -> str | None:
+    value = request.get(name)
+    if value is None and name not in _REQUIRED:
+        return None
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise refuse("invalid_field", field=name, reason=reason)
+    return value
+
+
+def _key(key: str | None) -> str:
+    if not key:
+        raise refuse("idempotency_key_missing", field="Idempotency-Key")
+    if not _KEY.fullmatch(key):
+        raise refuse("idempotency_key_invalid", field="Idempotency-Key")
+    return key
+
+
+def _time(request: Mapping[str, Any], name: str) -> str | None:
+    """An ISO 8601 time with its offset, in UTC."""
+    value = request.get(name)
+    if value is None:
+        return None
+    reason = "it must be an ISO 8601 time with its offset, such as 2026-12-24T09:00:00-06:00"
+    code = "invalid_send_at" if name == "send_at" else "invalid_field"
+    if not isinstance(value, str):
+        raise refuse(code, field=name, reason=reason)
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        raise refuse(code, field=name, reason=reason) from None
+    if time.tzinfo is None:
+        raise refuse(code, field=name, reason=reason)
+    try:
+        return time.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise refuse(code, field=name, reason=reason) from None
+
+
+def _fingerprint(request: Mapping[str, Any]) -> str:
+    return blake2b(orjson.dumps(request, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
