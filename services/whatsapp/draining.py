@@ -88,6 +88,8 @@ class Drainer:
         self._settling = 0
         self._changed = asyncio.Event()
         self._stopping = False
+        self.woken = False
+        """Somebody called `wake` after the last claim: there may be a message that this run has not seen."""
         self.report = Report()
 
     async def run(self, budget: float, *, sweep: bool = True) -> Report:
@@ -104,8 +106,9 @@ class Drainer:
                     await self._sweep()
                     swept = loop.time()
                 self._changed.clear()
+                self.woken = False
                 wait = await self._claim_once(loop)
-                if wait is None or loop.time() + wait > ends:
+                if wait is None or (loop.time() + wait > ends and not self._busy()):
                     break
                 if wait > 0:
                     with contextlib.suppress(TimeoutError):
@@ -116,6 +119,8 @@ class Drainer:
         return self.report
 
     def wake(self) -> None:
+        """There may be more to claim."""
+        self.woken = True
         self._changed.set()
 
     def stop(self) -> None:
@@ -140,10 +145,12 @@ class Drainer:
         if claimed:
             # More is due: come back when the slots handed out now are half used.
             return HORIZON / 2 if next_due is not None else 0.2
-        busy = bool(self._sleeping or self._tasks or self._results or self._settling)
-        if next_due is None:
-            return 0.5 if busy else None
-        return max(next_due, 0.02)
+        if self._busy():
+            return min(next_due, 0.5) if next_due is not None else 0.5
+        return max(next_due, 0.02) if next_due is not None else None
+
+    def _busy(self) -> bool:
+        return bool(self._sleeping or self._tasks or self._results or self._settling)
 
     def _schedule(self, lease: dict[str, Any], last_start: float) -> int:
         account = self._settings.directory.account(lease["country_id"], lease["account_id"])
@@ -346,10 +353,13 @@ async def kick(settings: Settings) -> None:
     if running is not None:
         running.wake()
         return
-    drainer = _kicked[loop] = Drainer(store.shared(settings), graph.shared(settings), settings)
     try:
-        with stop_on_sigterm(drainer):
-            await drainer.run(_KICK_BUDGET, sweep=False)
+        woken = True
+        while woken:
+            drainer = _kicked[loop] = Drainer(store.shared(settings), graph.shared(settings), settings)
+            with stop_on_sigterm(drainer):
+                await drainer.run(_KICK_BUDGET, sweep=False)
+            woken = drainer.woken
     except RefusalError as error:
         _log.warning("kick_failed", code=error.code)
     finally:

@@ -152,14 +152,13 @@ def _message(value: object) -> dict[str, Any]:
         message = parse_message(value)
     except InvalidMessage as error:
         raise refuse(error.code, field=error.field, reason=error.reason) from None
-    name, language = message.template_key or (None, None)
     content = message.content()
-    return {
-        "kind": content["type"],
-        "content": content,
-        "template_name": name,
-        "template_language": language and language.replace("-", "_"),
-    }
+    if message.template_key is None:
+        return {"kind": content["type"], "content": content}
+    name, language = message.template_key
+    # Meta lists languages with an underscore and finds a translation by the exact code only.
+    language = content["template"]["language"]["code"] = language.replace("-", "_")
+    return {"kind": "template", "content": content, "template_name": name, "template_language": language}
 
 
 def _text(request: Mapping[str, Any], name: str, pattern: re.Pattern[str], reason: str) -> str | None:
