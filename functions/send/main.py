@@ -1,7 +1,7 @@
 """POST /send: one message into the queue.
 
     Idempotency-Key: <the caller's own key for this message>
-    {country_id, account?, to: "+52…" | {bsuid} | {contact_id}, message: <Meta's own object>, send_at?, expires_at?, ref?}
+    {country_id, account?, to: "+52…" | {bsuid} | {contact_id}, message: <Meta's object>, send_at?, expires_at?, ref?}
     -> 202 {message_id, status, account, waiting?}
 
 For operators and admins of the country, and for servers with the secret key.

@@ -4,7 +4,8 @@
     ?country_id=MX[&after=cursor][&limit=n]                        a country's messages, oldest first
     -> 200 {messages: [...], cursor?}
 
-With `wait`, answers when a message's state differs from the `state` the caller knows (one each, in the order of the ids).
+With `wait`, answers when a message's state differs from the `state` the caller knows (one each, in the order of the
+ids).
 """
 
 from starlette.requests import Request

@@ -1,4 +1,4 @@
-"""POST /templates-sync: read the templates of every account from Meta. For cron with a secret key, and for operators of a country.
+"""POST /templates-sync: read every account's templates from Meta. For cron (secret key) and for operators.
 
     {country_id?}  ->  200 {accounts: [{country_id, account, stored, removed} | {country_id, account, error}]}
 

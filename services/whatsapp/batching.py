@@ -1,7 +1,7 @@
 """Group commit: callers of one process share a round trip, and each is answered after its batch is durable.
 
-No timer: while fewer than `in_flight` commits run, what waits is committed at once; what arrives meanwhile waits for the next.
-Batches so grow with the load and cost nothing without it.
+No timer: while fewer than `in_flight` commits run, what waits is committed at once; what arrives meanwhile waits for
+the next. Batches so grow with the load and cost nothing without it.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ class Overloaded(Exception):
 class GroupCommit(Generic[Item, Result]):
     """Collects items and hands them to `commit` in batches of at most `most`.
 
-    `commit` answers one result per item, in order; if it raises, every caller of the batch gets the exception. `backlog`
-    is how many items may wait.
+    `commit` answers one result per item, in order; if it raises, every caller of the batch gets the exception.
+    `backlog` is how many items may wait.
     """
 
     def __init__(

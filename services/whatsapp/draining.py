@@ -1,10 +1,11 @@
-"""The flow of draining: claim what may be sent, post each message at its slot, settle what Meta answered; until idle or out of time.
+"""The flow of draining: claim what may be sent, post it at its slot, settle what Meta answered.
 
 Promises kept here:
   * No POST starts that could outlive its lease: a message whose turn comes too late is released unsent.
-  * A POST is never repeated. Only an answer of Meta's, or a connection that was never made, gives a message back to the queue.
-  * What Meta answered is kept until the database has taken it, however long that takes within this process. If the process dies,
-    the lease runs out and the message becomes unknown (supabase/migrations/…_sweep.sql).
+  * A POST is never repeated. Only an answer of Meta's, or a connection that was never made, gives a message back to
+    the queue.
+  * What Meta answered is kept until the database has taken it, however long that takes within this process. If the
+    process dies, the lease runs out and the message becomes unknown (supabase/migrations/…_sweep.sql).
   * When told to stop, it claims nothing more, finishes what is in flight, settles, and releases the rest.
 
 Overlapping drainers are safe, in one process or in many: the database hands each row to one of them.
@@ -73,7 +74,7 @@ class Job:
 
 
 class Drainer:
-    """One run of the drainer. `run` may be called once; `wake` says there may be more to claim; `stop` ends it early."""
+    """One run of the drainer: `run` may be called once, `stop` ends it early."""
 
     def __init__(self, store: Store, graph: Graph, settings: Settings) -> None:
         self._store = store
@@ -311,7 +312,8 @@ def _body(message: dict[str, Any]) -> dict[str, Any]:
 def stop_on_sigterm(drainer: Drainer) -> Iterator[None]:
     """Stop the drainer at SIGTERM, then let whoever handled the signal before have it too.
 
-    Servers wait for open requests before they tell the app to stop, so a drain would otherwise run to the end of its budget.
+    Servers wait for open requests before they tell the app to stop, so a drain would otherwise run to the end of its
+    budget.
     """
     loop = asyncio.get_running_loop()
     before = signal.getsignal(signal.SIGTERM)
@@ -346,7 +348,8 @@ _kicked: dict[asyncio.AbstractEventLoop, Drainer] = {}
 async def kick(settings: Settings) -> None:
     """Drain now, after an answer: the message leaves within a second, without waiting for cron.
 
-    One kicked drainer a process; while it runs, further kicks only wake it. A failure here is no harm: cron finishes the job.
+    One kicked drainer a process; while it runs, further kicks only wake it. A failure here is no harm: cron finishes
+    the job.
     """
     loop = asyncio.get_running_loop()
     running = _kicked.get(loop)

@@ -167,8 +167,8 @@ def _first(items: object) -> dict[str, Any]:
 def _never_written(error: BaseException) -> bool:
     """Whether the failure came before the request was written.
 
-    Decided by aiohttp's own exception: the transport's translation calls a server that hung up after reading the request a
-    ConnectTimeout.
+    Decided by aiohttp's own exception: the transport's translation calls a server that hung up after reading the
+    request a ConnectTimeout.
     """
     cause = error.__cause__ or error
     return isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)

@@ -1,4 +1,4 @@
-"""The flow of reading states: by message ids, or a country's messages in order. Row level security decides what is there.
+"""The flow of reading states. Row level security decides what is there to be read.
 
 A long poll asks the database again until something changed: no connection is held meanwhile.
 """
@@ -41,8 +41,8 @@ async def by_ids(
 ) -> list[dict[str, Any]]:
     """The messages with these ids, in their order; ids the caller may not see are left out.
 
-    With `wait` (seconds), answers when a message's state is no longer the one in `since` (id to state), or without `since` when one
-    changes; at once if all are final.
+    With `wait` (seconds), answers when a message's state is no longer the one in `since` (id to state), or without
+    `since` when one changes; at once if all are final.
     """
     for message_id in message_ids:
         _check_id(message_id, "message_id")
@@ -72,8 +72,8 @@ async def of_country(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
 
-    A message younger than ten seconds may appear again on the next page: one that was written by a slower transaction may still have
-    to be shown before it, and none is ever left out.
+    A message younger than ten seconds may appear again on the next page: one that was written by a slower
+    transaction may still have to be shown before it, and none is ever left out.
     """
     if after is not None:
         _check_id(after, "after", "invalid_cursor")
@@ -85,7 +85,7 @@ async def of_country(
 
 
 def view(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A message as a caller sees it: state, times, error or refusal with what can be done, and why it waits if it does."""
+    """A message as a caller sees it: state, times, what went wrong and what can be done, and why it waits."""
     seen = {
         "message_id": row["message_id"],
         "country_id": row["country_id"],

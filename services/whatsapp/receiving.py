@@ -1,7 +1,7 @@
 """The flow of receiving: check who sends, read what is said, store it once, and only then say yes.
 
-Meta repeats what is not answered 200 for up to seven days, so the only reasons to answer anything else are a signature that is
-not Meta's and a database that is away. Source: M:webhooks/overview.
+Meta repeats what is not answered 200 for up to seven days, so the only reasons to answer anything else are a
+signature that is not Meta's and a database that is away. Source: M:webhooks/overview.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ def handshake(query: Mapping[str, str], settings: Settings) -> str:
 
 
 def check_signature(header: str | None, body: bytes, settings: Settings) -> None:
-    """Refuses `webhook_not_configured`, `signature_missing` and `signature_invalid`. The raw bytes are what is signed."""
+    """Refuses `webhook_not_configured`, `signature_missing` and `signature_invalid`."""
     if not settings.app_secrets:
         raise refuse("webhook_not_configured", reason="WHATSAPP_APP_SECRET is not set")
     if not header:
@@ -80,7 +80,7 @@ def _commits(settings: Settings) -> GroupCommit[list[Event], None]:
 
 
 async def _ingest(events: list[Event], settings: Settings) -> None:
-    """Ingest in pieces of a bounded size. One event the database cannot take is set aside; the others are not held up."""
+    """Ingest in pieces of a bounded size. An event the database cannot take is set aside and holds up no other."""
     # Imported here: a process that has only been shaken hands with needs no client of Supabase.
     from services.whatsapp import store
 

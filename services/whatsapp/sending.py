@@ -1,7 +1,7 @@
 """The flow of sending one message: read the request, check its shape, and let the database judge and write it.
 
-The answer is given once the message is durable in the queue; it leaves by the drainer. Concurrent requests of one process share
-one call of `enqueue`.
+The answer is given once the message is durable in the queue; it leaves by the drainer. Concurrent requests of one
+process share one call of `enqueue`.
 """
 
 import asyncio
@@ -51,8 +51,8 @@ class Sent:
 async def send(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Sent:
     """Put one message into the queue.
 
-    `request` is the body of the send door, `key` its Idempotency-Key, `actor` the signed-in user or None for a trusted server.
-    Raises RefusalError with the field, the reason and the remedy.
+    `request` is the body of the send door, `key` its Idempotency-Key, `actor` the signed-in user or None for a
+    trusted server. Raises RefusalError with the field, the reason and the remedy.
     """
     item = read_request(request, key) | {"actor": actor}
     try:

@@ -158,7 +158,8 @@ def _may_pass(error: BaseException) -> bool:
 def _as_ours(error: APIError) -> RefusalError | Rejected:
     if error.code == "57014":
         return refuse("database_timeout")
-    # Lite answers 500 with code "SUP" where its own connection to Postgres is gone; hosted answers 503 with 08* or PGRST00*.
+    # Lite answers 500 with code "SUP" where its own connection to Postgres is gone; hosted answers 503 with 08* or
+    # PGRST00*.
     if _may_pass(error) or (error.code == "SUP" and "CONNECT" in str(error.message).upper()):
         return refuse("database_unavailable")
     return Rejected(str(error.code), str(error.message))

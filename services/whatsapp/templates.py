@@ -1,4 +1,4 @@
-"""The flow of syncing templates: read every account's templates from Meta, page by page, and keep them as Meta has them."""
+"""The flow of syncing templates: read every account's templates from Meta and keep them as Meta has them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _log = log.get("templates")
 
 
 async def sync(settings: Settings, country_id: str | None = None) -> list[dict[str, Any]]:
-    """Sync all accounts, or those of one country. One account's failure does not stop the others: it is in its report."""
+    """Sync all accounts, or those of one country. An account's failure is in its report and stops no other."""
     reports = []
     for account in settings.directory:
         if country_id is not None and account.country_id != country_id:

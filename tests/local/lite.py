@@ -1,6 +1,7 @@
 """Supabase Lite: the PostgREST and GoTrue compatible server that stands in for hosted Supabase.
 
-Development and tests only. `python -m tests.local.lite` installs it, pinned by `package-lock.json`, into `node_modules` beside this file.
+Development and tests only. `python -m tests.local.lite` installs it, pinned by `package-lock.json`, into
+`node_modules` beside this file.
 """
 
 import functools
