@@ -113,28 +113,53 @@ begin
 end
 $$;
 
+-- People who changed number or user id (Meta regenerates the BSUID with the number). The person keeps their row under the new names; if
+-- the new names belong to a row already, the two are one person: that row goes on, the old one points to it, and a wish to be left alone
+-- is carried over. The old number is let go, for it may pass to somebody else.
+create function whatsapp_internal.move_contacts(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_move record;
+  v_old uuid;
+  v_new uuid;
+begin
+  for v_move in
+    select i ->> 'country_id' as country_id, r.*
+    from unnest(p_events) i,
+      jsonb_to_record(i -> 'contact') as r (wa_id text, match_key text, bsuid text, previous_match_key text, previous_bsuid text)
+    where i ->> 'kind' = 'system'
+    order by 1, (i ->> 'at')::double precision
+  loop
+    v_old := whatsapp_internal.contact_of(v_move.country_id, v_move.previous_match_key, v_move.previous_bsuid);
+    v_new := whatsapp_internal.contact_of(v_move.country_id, v_move.match_key, v_move.bsuid);
+    continue when v_old is null or v_old = v_new;
+    if v_new is null then
+      update whatsapp.contacts c
+      set match_key = coalesce(v_move.match_key, case when v_move.bsuid is null then c.match_key end),
+        bsuid = coalesce(v_move.bsuid, case when v_move.match_key is null then c.bsuid end),
+        wa_id = v_move.wa_id, phone = null
+      where c.country_id = v_move.country_id and c.contact_id = v_old and coalesce(v_move.match_key, v_move.bsuid) is not null;
+    else
+      update whatsapp.contacts n
+      set opted_out_at = coalesce(n.opted_out_at, o.opted_out_at),
+        marketing_opted_out_at = coalesce(n.marketing_opted_out_at, o.marketing_opted_out_at),
+        marketing_cooled_until = greatest(n.marketing_cooled_until, o.marketing_cooled_until), name = coalesce(n.name, o.name)
+      from whatsapp.contacts o
+      where o.country_id = v_move.country_id and o.contact_id = v_old and n.country_id = v_move.country_id and n.contact_id = v_new;
+      update whatsapp.contacts c set merged_into = v_new, match_key = null, bsuid = null
+      where c.country_id = v_move.country_id and c.contact_id = v_old;
+    end if;
+  end loop;
+end
+$$;
+
 -- The people of a batch: found by BSUID or by the digits they write from, made known if new, and told what Meta now calls them.
 create function whatsapp_internal.meet_contacts(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
-  -- Meta regenerates the BSUID of a person who changes number, and a number may pass to another person: the old name is let go first.
-  update whatsapp.contacts c
-  set match_key = coalesce(s.match_key, c.match_key), wa_id = coalesce(s.wa_id, c.wa_id), bsuid = coalesce(s.bsuid, c.bsuid),
-    phone = case when s.match_key is distinct from c.match_key and s.match_key is not null then null else c.phone end
-  from (
-    select distinct on (country_id, previous_match_key, previous_bsuid) *
-    from unnest(p_events) i,
-      lateral (select i ->> 'country_id' as country_id) k,
-      jsonb_to_record(i -> 'contact') as r (wa_id text, match_key text, bsuid text, previous_match_key text, previous_bsuid text)
-    where i ->> 'kind' = 'system' and coalesce(r.previous_match_key, r.previous_bsuid) is not null
-    order by country_id, previous_match_key, previous_bsuid
-  ) s
-  where c.country_id = s.country_id and c.merged_into is null
-    and (c.bsuid = s.previous_bsuid or (s.previous_bsuid is null and c.match_key = s.previous_match_key))
-    and not exists (
-      select from whatsapp.contacts o
-      where o.country_id = s.country_id and o.contact_id <> c.contact_id and (o.match_key = s.match_key or o.bsuid = s.bsuid));
+  perform whatsapp_internal.move_contacts(p_events);
 
   insert into whatsapp.contacts (country_id, wa_id, match_key, bsuid, name)
   select distinct on (p.country_id, coalesce(p.match_key, p.bsuid)) p.country_id, p.wa_id, p.match_key, p.bsuid, p.name
@@ -345,7 +370,7 @@ begin
   for f in
     select p.oid::regprocedure from pg_catalog.pg_proc p
     where p.pronamespace = 'whatsapp_internal'::regnamespace
-      and p.proname in ('apply_statuses', 'meet_contacts', 'people_of', 'contact_of', 'apply_inbound', 'apply_templates', 'see_webhooks')
+      and p.proname in ('apply_statuses', 'move_contacts', 'meet_contacts', 'people_of', 'contact_of', 'apply_inbound', 'apply_templates', 'see_webhooks')
   loop
     execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
   end loop;

@@ -43,7 +43,7 @@ def main() -> None:
         user_id = _make_operator(stack)
         cleanup.enter_context(_clock(stack))
         _sync(stack)
-        _introduce(stack, user_id)
+        _introduce(stack, user_id, ("hello_world", "en_US") if accounts else ("plain", "es_MX"))
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
 
@@ -87,7 +87,8 @@ def _sync(stack: Stack) -> None:
         time.sleep(0.5)
 
 
-def _introduce(stack: Stack, user_id: str) -> None:
+def _introduce(stack: Stack, user_id: str, template: tuple[str, str]) -> None:
+    name, language = template
     token = mint_jwt(stack, user_id, EMAIL, lifetime=12 * 3600)
     print(f"""
   URL              {stack.url}
@@ -102,7 +103,7 @@ A template message from Mexico, as that operator:
     -H 'apikey: {stack.publishable_key}' -H 'Authorization: Bearer {token}' \\
     -H "Idempotency-Key: $(date +%s)" -H 'Content-Type: application/json' \\
     -d '{{"country_id": "MX", "to": "+525512345678", "message": {{"type": "template",
-         "template": {{"name": "welcome", "language": {{"code": "es_MX"}}}}}}}}'
+         "template": {{"name": "{name}", "language": {{"code": "{language}"}}}}}}}}'
 
 Ctrl-C stops everything.""")
 

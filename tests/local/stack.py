@@ -68,7 +68,7 @@ def running_stack(
     "lite" and "gateway", else free ones are taken.
     """
     with ExitStack() as cleanup:
-        directory = data_dir or _temporary_directory(cleanup)
+        directory = (data_dir or _temporary_directory(cleanup)).resolve()
         fixed = ports or {}
         database = postgres.start(directory, version, durable=durable, port=fixed.get("postgres"))
         cleanup.callback(database.stop)
