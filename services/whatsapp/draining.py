@@ -89,6 +89,7 @@ class Drainer:
         self._settling = 0
         self._changed = asyncio.Event()
         self._stopping = False
+        self._closing = False
         self.woken = False
         """Somebody called `wake` after the last claim: there may be a message that this run has not seen."""
         self.report = Report()
@@ -172,7 +173,7 @@ class Drainer:
 
     async def _deliver(self, job: Job) -> None:
         async with self._posting:
-            if asyncio.get_running_loop().time() > job.last_start:
+            if self._closing or asyncio.get_running_loop().time() > job.last_start:
                 self._record(job, {"outcome": "released"})
                 return
             answer = await self._graph.send(job.account, _body(job.message))
@@ -239,6 +240,7 @@ class Drainer:
                 await self._settle_apart(part, again)
 
     async def _finish(self) -> None:
+        self._closing = True
         for timer, job in self._sleeping.values():
             timer.cancel()
             self._record(job, {"outcome": "released"})

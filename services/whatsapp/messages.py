@@ -1,7 +1,7 @@
 """Meta's outbound message objects as models: what the `send` door takes, checked before anything is stored.
 
-
-
+Shapes and limits: Meta's pages messages/*-messages and templates/*. A key Meta does not have is refused, not
+passed on: a misspelling is an error here, and not a message without its picture. What depends on the
 approved template (how many parameters, which media) is judged by `template`, not here.
 
 A new kind of message is one more subclass of `Message`, listed in `_KINDS`.
@@ -491,9 +491,9 @@ Component = Annotated[
 
 
 class Language(Part):
-    """Must be an approved translation to the letter, else Meta answers 132001."""
+    """Must be an approved translation to the letter, else Meta answers 132001. es-MX is taken for es_MX."""
 
-    code: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(_[A-Za-z]{2,4})?$")]
+    code: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}([_-][A-Za-z]{2,4})?$")]
     policy: Literal["deterministic"] | None = None
 
 
