@@ -77,6 +77,8 @@ class JwksCache:
             if len(response.content) > _LARGEST_ANSWER:
                 raise ValueError("the answer is too large")
             keys = response.json()["keys"]
+            if not all(isinstance(key, dict) for key in keys):
+                raise ValueError("a key is no object")
             self._keys = usable_keys(keys)
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             _log.error("fetch_failed", error=error)

@@ -281,10 +281,10 @@ def result_of(answer: Answer, attempts: int, jitter: float) -> dict[str, Any]:
         return {"outcome": "unknown", "detail": {"note": answer.note}}
     failure = answer.failure
     entry = failure.entry
+    # A hold with a bound is counted like a retry: nothing else would end it (132001, a template that never comes).
+    counted = entry.disposition is Disposition.RETRY or entry.attempts > 0
     result: dict[str, Any] = {
-        "outcome": {Disposition.RETRY: "retry", Disposition.WAIT: "held", Disposition.HOLD: "held"}.get(
-            entry.disposition, "rejected"
-        ),
+        "outcome": "retry" if counted else "rejected" if entry.disposition is Disposition.PERMANENT else "held",
         "code": failure.code,
         "title": failure.title,
         "details": failure.details,
@@ -292,7 +292,7 @@ def result_of(answer: Answer, attempts: int, jitter: float) -> dict[str, Any]:
         "wait_seconds": float(entry.wait_seconds),
         "detail": {"advice": entry.advice, "fbtrace_id": failure.fbtrace_id},
     }
-    if entry.disposition is Disposition.RETRY:
+    if counted:
         result["max_attempts"] = entry.attempts or None
         result["wait_seconds"] = retry_delay(attempts, base=_RETRY_BASE, cap=_RETRY_CAP, jitter=(1 + jitter) / 2)
     elif entry.effect is Effect.PAIR_WAIT:

@@ -5,6 +5,7 @@ the webhook, which usually has nothing to say. No global configuration is touche
 stays as is.
 """
 
+import functools
 import logging
 import math
 import re
@@ -27,9 +28,9 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request being answered; every line logged meanwhile carries it."""
 
 _threshold = LEVELS["info"]
-_structlog: Any = None
 
 _LONGEST_TEXT = 1_000
+_LONGEST_SCRUBBED = 20_000
 _LONGEST_LIST = 50
 _DEEPEST = 6
 
@@ -41,11 +42,11 @@ _BODY_KEYS = frozenset({"body", "text", "payload", "content", "caption"})
 
 _SECRET = re.compile(
     r"""
-    EAA[A-Za-z0-9]{6,}                          # Meta's access tokens
-    | \d{5,}\|[\w-]+                            # Meta's app tokens: app id, bar, secret
+    (?-i:EAA)[A-Za-z0-9]{6,}                    # Meta's access tokens; in lower case it may be part of a UUID
+    | (?<!\d)\d{5,}\|[\w-]+                     # Meta's app tokens: app id, bar, secret
     | sb_secret_[\w-]*                          # Supabase's secret keys
     | bearer\s+[^\s"',;]+
-    | eyJ[\w-]{4,}(?:\.[\w-]*){0,4}             # JWTs, whole or cut
+    | (?-i:eyJ)[\w-]{4,}(?:\.[\w-]*){0,4}       # JWTs, whole or cut
     | (?<![0-9A-Za-z])[0-9a-f]{32,}(?![0-9A-Za-z])    # app secrets and signatures are long hexadecimal
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -132,7 +133,8 @@ def redact(value: object, depth: int = 0) -> object:
 
 def scrub(text: str) -> str:
     """`text` with tokens removed and phone numbers masked: country code and last two digits stay."""
-    text = _KEEP_OR_MASK.sub(_mask, _SECRET.sub("[redacted]", text))
+    # A caller may name a field as long as a body; cut well behind what is shown, so that no token is cut in two.
+    text = _KEEP_OR_MASK.sub(_mask, _SECRET.sub("[redacted]", text[:_LONGEST_SCRUBBED]))
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
 
 
@@ -215,22 +217,16 @@ def _render(_logger: object, _level: str, line: MutableMapping[str, Any]) -> str
     return orjson.dumps(dict(line)).decode()
 
 
-def _logger() -> Any:
-    global _structlog
-    if _structlog is None:
-        import structlog
+@functools.cache
+def _processors() -> tuple[Any, ...]:
+    from structlog import processors
 
-        _structlog = structlog
-    return _structlog.wrap_logger(
-        _structlog.PrintLogger(sys.stdout),
-        processors=[
-            _structlog.processors.add_log_level,
-            _redact_line,
-            _structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _add_request,
-            _render,
-        ],
-        wrapper_class=_structlog.BoundLogger,
-        context_class=dict,
-        cache_logger_on_first_use=False,
-    )
+    stamp = processors.TimeStamper(fmt="iso", utc=True)
+    return processors.add_log_level, _redact_line, stamp, _add_request, _render
+
+
+def _logger() -> Any:
+    from structlog import BoundLogger, PrintLogger
+
+    # Made anew for each line, since whoever runs us may exchange sys.stdout.
+    return BoundLogger(PrintLogger(sys.stdout), _processors(), {})

@@ -27,6 +27,7 @@ _COUNTRY = re.compile(r"[A-Z]{2}")
 _ACCOUNT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
 _LONGEST_REF = 200
+_LONGEST_TYPE = 50
 _MOST = 200
 
 
@@ -151,7 +152,8 @@ def _message(value: object) -> dict[str, Any]:
     try:
         message = parse_message(value)
     except InvalidMessage as error:
-        raise refuse(error.code, field=error.field, reason=error.reason) from None
+        kind = str(value.get("type"))[:_LONGEST_TYPE] if isinstance(value, dict) else None
+        raise refuse(error.code, field=error.field, reason=error.reason, type=kind) from None
     content = message.content()
     if message.template_key is None:
         return {"kind": content["type"], "content": content}

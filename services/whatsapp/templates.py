@@ -24,6 +24,9 @@ async def sync(settings: Settings, country_id: str | None = None) -> list[dict[s
             failure = error.failure
             report |= {"error": {"code": failure.code if failure else None, "message": str(error)}}
             _log.error("sync_failed", country_id=account.country_id, account_id=account.account_id, error=error)
+        except store.Rejected as error:  # such as an account that has no row in whatsapp.accounts
+            report |= {"error": {"code": error.code, "message": error.reason}}
+            _log.error("sync_failed", country_id=account.country_id, account_id=account.account_id, error=error)
         reports.append(report)
     return reports
 

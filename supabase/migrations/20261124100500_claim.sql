@@ -133,6 +133,8 @@ begin
   with sending as (
     update whatsapp.messages m
     set state = whatsapp_internal.state_of(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at, 'sending'),
+      -- What an earlier try met is in message_events; here it would pass for the reason of a later failure.
+      error_code = null, error_title = null, error_details = null,
       attempts = m.attempts + 1
     where m.country_id = p_country and m.message_id = any (p_ids)
     returning m.message_id, m.attempts

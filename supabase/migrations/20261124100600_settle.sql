@@ -137,7 +137,7 @@ begin
       r.country_id, r.message_id, r.lease_id,
       case
         -- A status webhook was faster: whatever the answer was, the message is on its way and is not sent again.
-        when coalesce(m.sent_at, m.delivered_at, m.read_at, m.played_at) is not null then 'accepted'
+        when coalesce(m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at) is not null then 'accepted'
         when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
         else r.outcome
       end,

@@ -1,6 +1,9 @@
 """Who calls: real tokens by real keys, real secret keys, and every forgery that is known to work elsewhere."""
 
+import asyncio
 import base64
+import hashlib
+import hmac
 import json
 import threading
 import time
@@ -27,11 +30,14 @@ from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
 from tests.functions._shared.asgi import call
 
-CASES = sorted((Path(__file__).parents[2] / "payloads" / "auth").glob("*.json"))
+CASES = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((Path(__file__).parents[2] / "payloads" / "auth").glob("*.json"))
+}
 
 USER_ID = "0198a000-0000-7000-8000-000000000001"
 ISSUER = "https://abc.supabase.co/auth/v1"
-SHARED = "a-shared-secret-of-more-than-thirty-two-bytes"
+SHARED = "a-shared-secret-that-is-long-enough-for-each-hmac-of-the-jwt-family"
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 STRANGER = ec.generate_private_key(ec.SECP256R1())
@@ -85,9 +91,6 @@ def public_pem() -> bytes:
 
 def forge_with_public_key(header: dict[str, Any], body: dict[str, Any]) -> str:
     """PyJWT refuses to make this token, so an attacker's own few lines do."""
-    import hashlib
-    import hmac
-
     signed = f"{encode(header)}.{encode(body)}"
     digest = hmac.new(public_pem(), signed.encode(), hashlib.sha256).digest()
     return f"{signed}.{base64.urlsafe_b64encode(digest).rstrip(b'=').decode()}"
@@ -96,7 +99,7 @@ def forge_with_public_key(header: dict[str, Any], body: dict[str, Any]) -> str:
 def token_of(case: dict[str, Any]) -> str:
     """The token that a payload file describes."""
     body = claims(**case.get("claims", {}))
-    header = {name: value for name, value in case.get("header", {}).items()}
+    header = dict(case.get("header", {}))
     match case["signed_by"]:
         case "text":
             return str(case["text"])
@@ -146,9 +149,8 @@ async def code_of(headers: dict[str, str], *modes: str, settings: Settings = SET
 # --- user tokens ---
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-async def test_user_tokens(path: Path) -> None:
-    case = json.loads(path.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_user_tokens(case: dict[str, Any]) -> None:
     headers = {"authorization": f"Bearer {token_of(case)}", "apikey": "sb_secret_default"}
     if case["refused"]:
         # The secret key would do, but a wrong token is never traded for less.
@@ -158,10 +160,6 @@ async def test_user_tokens(path: Path) -> None:
     assert (caller.kind, caller.user_id, caller.key_name) == ("user", USER_ID, None), case["about"]
     assert caller.email == claims(**case.get("claims", {})).get("email")
     assert f"Bearer {caller.token}" == headers["authorization"]
-
-
-async def test_every_token_is_named_by_a_file() -> None:
-    assert len(CASES) > 30
 
 
 async def test_a_token_of_the_local_stack_needs_no_issuer() -> None:
@@ -240,14 +238,14 @@ async def test_secret_keys(api_key: str, modes: tuple[str, ...], key_name: str) 
         ({"apikey": "sb_publishable_web"}, ("secret",), "invalid_api_key"),
         # supabase-js without a session: what is missing is the user.
         ({"apikey": "sb_publishable_web"}, ("user", "secret"), "missing_credentials"),
-        ({"apikey": "sb_publishable_web", "authorization": "Bearer sb_publishable_web"}, ("user",), "missing_credentials"),
+        ({"apikey": "sb_publishable_web", "authorization": "Bearer sb_p"}, ("user",), "missing_credentials"),
         ({"authorization": "Bearer sb_secret_default"}, ("user", "secret"), "missing_credentials"),
         ({"authorization": "Bearer"}, ("user",), "missing_credentials"),
         ({"authorization": "Basic YTpi"}, ("user",), "missing_credentials"),
         ({"apikey": "sb_secret_default", "user-agent": BROWSER}, ("secret",), "invalid_api_key"),
         ({"apikey": "sb_secret_other", "user-agent": BROWSER}, ("user",), "invalid_api_key"),
     ],
-)  # fmt: skip
+)
 async def test_callers_without_a_usable_credential(headers: dict[str, str], modes: tuple[str, ...], code: str) -> None:
     assert await code_of(headers, *modes) == code
 
@@ -374,8 +372,6 @@ async def test_an_unknown_key_is_asked_for_once_in_a_while(key_server: KeyServer
 
 
 async def test_many_at_once_ask_once(key_server: KeyServer, clock: Clock) -> None:
-    import asyncio
-
     cache = JwksCache(key_server.url, clock)
     found = await asyncio.gather(*(cache.find("ec-1") for _ in range(20)))
     assert all(found)

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +31,7 @@ FULL = {
 
 
 @pytest.fixture
-def clean_environment(monkeypatch, tmp_path):
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A process with no variable of ours, in an empty folder."""
     for variable in list(os.environ):
         if variable.startswith(("SUPABASE_", "WHATSAPP_", "META_")):
@@ -40,7 +42,7 @@ def clean_environment(monkeypatch, tmp_path):
     settings.cache_clear()
 
 
-def test_defaults():
+def test_defaults() -> None:
     read = Settings.read(LEAST)
     assert read.supabase_url == "http://127.0.0.1:54321"
     assert read.jwks_url == "http://127.0.0.1:54321/auth/v1/.well-known/jwks.json"
@@ -52,13 +54,13 @@ def test_defaults():
     assert read.publishable_key is None
 
 
-def test_a_full_environment():
+def test_a_full_environment() -> None:
     read = Settings.read(FULL)
     assert read.supabase_url == "https://abc.supabase.co"
     assert read.secret_keys == {"default": "sb_secret_one", "cron": "sb_secret_two"}
     assert (read.secret_key, read.publishable_key) == ("sb_secret_one", "sb_publishable_one")
     assert read.jwt_issuer == "https://abc.supabase.co/auth/v1"
-    assert json.loads(read.jwks) == [{"kty": "EC", "kid": "a"}]
+    assert json.loads(read.jwks or "") == [{"kty": "EC", "kid": "a"}]
     assert read.app_secrets == ("hidden-new", "hidden-old")
     assert read.directory.keys() == [("MX", "main")]
     assert any("WHATSAPP_CO_MAIN_PHONE_NUMBER_ID" in problem for problem in read.directory_problems)
@@ -70,15 +72,15 @@ def test_a_full_environment():
     )
 
 
-def test_repr_hides_every_secret_and_meta_id():
+def test_repr_hides_every_secret_and_meta_id() -> None:
     shown = repr(Settings.read(FULL)) + str(Settings.read(FULL))
     for hidden in ("hidden", "sb_secret", "sb_publishable", "106540352242922", "102290129340398"):
         assert hidden not in shown
 
 
-def test_settings_cannot_be_changed():
+def test_settings_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
-        Settings.read(LEAST).kick = False
+        Settings.read(LEAST).kick = False  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_settings_cannot_be_changed():
         ({"SUPABASE_SECRET_KEYS": '["sb_secret_two"]'}, {"default": "sb_secret_one"}),
     ],
 )
-def test_plural_keys_come_before_the_singular(extra, names):
+def test_plural_keys_come_before_the_singular(extra: dict[str, str], names: dict[str, str]) -> None:
     assert Settings.read(LEAST | extra).secret_keys == names
 
 
@@ -120,14 +122,14 @@ def test_plural_keys_come_before_the_singular(extra, names):
         ("WHATSAPP_LOG_LEVEL", "hidden"),
     ],
 )
-def test_unusable_values_name_their_variable_and_no_value(variable, value):
+def test_unusable_values_name_their_variable_and_no_value(variable: str, value: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.read(LEAST | {variable: value})
     assert caught.value.variable.startswith(variable)
     assert "hidden" not in str(caught.value)
 
 
-def test_development_lifts_the_wall_around_meta():
+def test_development_lifts_the_wall_around_meta() -> None:
     read = Settings.read(LEAST | {"META_GRAPH_URL": "http://127.0.0.1:9000/", "WHATSAPP_DEVELOPMENT": "true"})
     assert read.graph_url == "http://127.0.0.1:9000"
 
@@ -138,11 +140,14 @@ def test_development_lifts_the_wall_around_meta():
         ({"SUPABASE_URL": "https://abc.supabase.co"}, "https://abc.supabase.co/auth/v1"),
         ({"SUPABASE_URL": "https://abc.supabase.co.example.com"}, None),
         ({"SUPABASE_URL": "https://api.example.com"}, None),
-        ({"SUPABASE_URL": "http://kong:8000", "SUPABASE_PUBLIC_URL": "https://abc.supabase.co"}, "https://abc.supabase.co/auth/v1"),
+        (
+            {"SUPABASE_URL": "http://kong:8000", "SUPABASE_PUBLIC_URL": "https://abc.supabase.co"},
+            "https://abc.supabase.co/auth/v1",
+        ),
         ({"SUPABASE_JWT_ISSUER": "https://api.example.com/auth/v1"}, "https://api.example.com/auth/v1"),
     ],
-)  # fmt: skip
-def test_issuer_is_known_for_hosted_projects_or_by_name(extra, issuer):
+)
+def test_issuer_is_known_for_hosted_projects_or_by_name(extra: dict[str, str], issuer: str | None) -> None:
     assert Settings.read(LEAST | extra).jwt_issuer == issuer
 
 
@@ -156,12 +161,12 @@ def test_issuer_is_known_for_hosted_projects_or_by_name(extra, issuer):
         ('{"keys": {"kid": "a"}}', None),
     ],
 )
-def test_inline_keys(jwks, expected):
+def test_inline_keys(jwks: str, expected: object) -> None:
     read = Settings.read(LEAST | {"SUPABASE_JWKS": jwks}).jwks
     assert (json.loads(read) if read else None) == expected
 
 
-def test_settings_are_read_once(clean_environment, monkeypatch):
+def test_settings_are_read_once(clean_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in LEAST.items():
         monkeypatch.setenv(variable, value)
     first = settings()
@@ -169,7 +174,9 @@ def test_settings_are_read_once(clean_environment, monkeypatch):
     assert settings() is first
 
 
-def test_a_dotenv_file_fills_what_the_environment_lacks(clean_environment, monkeypatch):
+def test_a_dotenv_file_fills_what_the_environment_lacks(
+    clean_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (clean_environment / ".env").write_text("SUPABASE_URL=http://127.0.0.1:1\nSUPABASE_SECRET_KEY=sb_secret_file\n")
     monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:2")
     read = settings()
@@ -177,7 +184,7 @@ def test_a_dotenv_file_fills_what_the_environment_lacks(clean_environment, monke
     assert "SUPABASE_SECRET_KEY" not in os.environ
 
 
-def test_dotenv_can_be_switched_off(clean_environment, monkeypatch):
+def test_dotenv_can_be_switched_off(clean_environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (clean_environment / ".env").write_text("SUPABASE_URL=http://127.0.0.1:1\nSUPABASE_SECRET_KEY=sb_secret_file\n")
     monkeypatch.setenv("WHATSAPP_DOTENV", "off")
     with pytest.raises(ConfigurationError, match="SUPABASE_URL"):
