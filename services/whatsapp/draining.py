@@ -177,7 +177,7 @@ class Drainer:
                 self._record(job, {"outcome": "released"})
                 return
             answer = await self._graph.send(job.account, _body(job.message))
-        self._record(job, result_of(answer, job.message["attempts"], random.random()))  # noqa: S311 - jitter
+        self._record(job, result_of(answer, job.message["attempts"], random.random(), job.message["waits"]))  # noqa: S311 - jitter
 
     def _record(self, job: Job, result: dict[str, Any]) -> None:
         result |= {
@@ -263,8 +263,11 @@ class Drainer:
                 return
 
 
-def result_of(answer: Answer, attempts: int, jitter: float) -> dict[str, Any]:
-    """The result to settle for an answer. `attempts` counts this one; `jitter` in 0..1 spreads retries."""
+def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> dict[str, Any]:
+    """The result to settle for an answer. `jitter` in 0..1 spreads retries.
+
+    `attempts` counts this try; `waits` is how often in a row the message has been sent back for no fault of its own.
+    """
     if answer.outcome == "accepted":
         status = {"message_status": answer.message_status} if answer.message_status not in (None, "accepted") else None
         return {
@@ -275,7 +278,7 @@ def result_of(answer: Answer, attempts: int, jitter: float) -> dict[str, Any]:
             "detail": status,
         }
     if answer.outcome == "unsent":
-        wait = retry_delay(attempts, base=_UNSENT_BASE, cap=_UNSENT_CAP, jitter=(1 + jitter) / 2)
+        wait = retry_delay(waits + 1, base=_UNSENT_BASE, cap=_UNSENT_CAP, jitter=(1 + jitter) / 2)
         return {"outcome": "held", "wait_seconds": wait, "detail": {"note": answer.note}}
     if answer.outcome == "unknown" or answer.failure is None:
         return {"outcome": "unknown", "detail": {"note": answer.note}}
@@ -296,7 +299,7 @@ def result_of(answer: Answer, attempts: int, jitter: float) -> dict[str, Any]:
         result["max_attempts"] = entry.attempts or None
         result["wait_seconds"] = retry_delay(attempts, base=_RETRY_BASE, cap=_RETRY_CAP, jitter=(1 + jitter) / 2)
     elif entry.effect is Effect.PAIR_WAIT:
-        result["wait_seconds"] = pair_delay(attempts)
+        result["wait_seconds"] = pair_delay(waits + 1)
     return result
 
 

@@ -17,11 +17,10 @@ def graph_body(content: Mapping[str, Any], *, to: str | None, recipient: str | N
     """
     if (to is None) == (recipient is None):
         raise ValueError("a message has either a phone number or a user id as its recipient")
-    address = {"to": to} if to is not None else {"recipient": recipient}
-    return {
-        "messaging_product": "whatsapp",
-        "recipient_type": "individual",
-        **address,
-        **content,
-        "biz_opaque_callback_data": message_id,
-    }
+    kind = content["type"]
+    body = {"messaging_product": "whatsapp", "recipient_type": "individual", "type": kind, kind: content[kind]}
+    if "context" in content:
+        body["context"] = content["context"]
+    body |= {"to": to} if to is not None else {"recipient": recipient}
+    body["biz_opaque_callback_data"] = message_id
+    return body

@@ -311,7 +311,7 @@ _ROWS = (
         _HOLD,
         Effect.PAUSE_TEMPLATE,
     ),
-    MetaError(132069, "The flow of the template is throttled", _TRY_LATER, _WAIT, Effect.PAUSE_TEMPLATE, _HOUR),
+    MetaError(132069, "The flow of the template is throttled", _TRY_LATER, _WAIT, wait_seconds=_HOUR),
     # Registration of the number
     MetaError(133000, "A former deregistration is incomplete", _REGISTER, _HOLD, Effect.STOP_ACCOUNT),
     MetaError(133004, "Meta's server is temporarily unavailable", _TRY_LATER, _RETRY, attempts=5),
@@ -325,7 +325,7 @@ _ROWS = (
     # Neighbour APIs and administration
     MetaError(134011, "The terms of WhatsApp Payments are not accepted", _OUT_OF_SCOPE),
     MetaError(134100, "Only marketing templates are supported here", _OUT_OF_SCOPE),
-    MetaError(134101, "The template is still syncing", _TRY_LATER, _WAIT, Effect.PAUSE_TEMPLATE, 10 * _MINUTE),
+    MetaError(134101, "The template is still syncing", _TRY_LATER, _WAIT, wait_seconds=10 * _MINUTE),
     MetaError(134102, "The template is unavailable", "Use another template.", effect=Effect.PAUSE_TEMPLATE),
     MetaError(135000, "Generic user error", _FIX_MESSAGE),
     MetaError(136024, "The number is verified already", "Nothing to do."),

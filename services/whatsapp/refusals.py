@@ -157,7 +157,7 @@ _TABLE = (
         "invalid_send_at",
         422,
         "The time to send at cannot be used.",
-        "Give an ISO 8601 time with offset, in the future and within the allowed horizon.",
+        "Give an ISO 8601 time with its offset from UTC.",
     ),
     Refusal(
         "invalid_cursor",
@@ -304,7 +304,7 @@ _TABLE = (
     Refusal(
         "template_paused",
         409,
-        "The template is paused or disabled.",
+        "Meta has paused the template.",
         "Use another template, or wait until Meta ends the pause.",
     ),
     Refusal(

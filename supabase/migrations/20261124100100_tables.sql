@@ -186,6 +186,7 @@ create table whatsapp.queue (
   run_at timestamptz not null,
   expires_at timestamptz,
   attempts smallint not null default 0,
+  waits smallint not null default 0,
   scheduled boolean not null default false,
   blocked boolean not null default false,
   lease_id uuid,
@@ -204,6 +205,7 @@ create index queue_scheduled on whatsapp.queue (country_id, run_at) where schedu
 create index queue_expiring on whatsapp.queue (country_id, expires_at) where expires_at is not null;
 comment on table whatsapp.queue is 'Only what still has to be sent: small and hot, a row is deleted when its message is settled.';
 comment on column whatsapp.queue.due_at is 'The message''s place in its person''s order; never changes. run_at is when it may next be tried.';
+comment on column whatsapp.queue.waits is 'How often in a row it was sent back through no fault of its own (held): the pause grows with it, attempts do not.';
 comment on column whatsapp.queue.blocked is 'Stepped aside because an earlier message to the same person is not done; settling that one wakes it.';
 comment on column whatsapp.queue.unknown_until is 'Set while nobody knows whether Meta took it: a status webhook decides, or sweep after this deadline.';
 

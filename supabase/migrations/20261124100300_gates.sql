@@ -17,7 +17,8 @@ create function whatsapp_internal.refusal(
   expires_at timestamptz,
   at timestamptz
 ) returns text
-language sql immutable parallel safe
+-- Stable, not immutable: arithmetic with intervals is only stable, and only so can the planner fold it into a query.
+language sql stable parallel safe
 return case
   when account_state = 'disabled' then 'account_disabled'
   when account_state = 'stopped' then 'account_stopped'

@@ -11,7 +11,8 @@
 --     {"status": "accepted" | "replayed", "message_id", "state", "account_id"}  or  {"status": "refused", "code", "field"}
 --
 -- Safe to repeat: a key is written in the same transaction as its message, so the same key answers with the same message,
--- however often and however concurrently it comes. A refusal leaves no trace and may be tried again with the same key.
+-- however often and however concurrently it comes. A refusal leaves no message and no key (at most a new
+-- contact) and may be tried again with the same key.
 -- Rows shared by concurrent batches (contacts, conversations, keys) are touched in sorted order: no deadlocks.
 
 create type whatsapp_internal.draft as (
@@ -134,9 +135,11 @@ begin
     from unnest(p_drafts) d
     left join lateral (
       select coalesce(c.merged_into, c.contact_id) as contact_id
-      from whatsapp.contacts c
-      where c.country_id = d.country_id
-        and (c.contact_id = d.contact_id or c.match_key = d.match_key or c.bsuid = d.bsuid)
+      from whatsapp.contacts c where c.country_id = d.country_id and c.contact_id = d.contact_id
+      union all
+      select c.contact_id from whatsapp.contacts c where c.country_id = d.country_id and c.match_key = d.match_key
+      union all
+      select c.contact_id from whatsapp.contacts c where c.country_id = d.country_id and c.bsuid = d.bsuid
       limit 1
     ) c on true
   );
@@ -240,6 +243,7 @@ $$;
 
 create function whatsapp.enqueue(p_items jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set join_collapse_limit = 1 set jit = off
 as $$
 declare
   v_drafts whatsapp_internal.draft[];

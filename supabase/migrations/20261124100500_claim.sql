@@ -34,7 +34,7 @@ as $$
 begin
   return query
   with head as materialized (
-    select q.message_id, q.contact_id, q.due_at, q.expires_at
+    select q.country_id, q.account_id, q.message_id, q.contact_id, q.due_at, q.expires_at
     from whatsapp.queue q
     where q.country_id = p_country and q.account_id = p_account and q.lane = p_lane and q.run_at <= p_at and q.lease_id is null
     order by q.run_at, q.message_id
@@ -51,17 +51,18 @@ begin
       when v.pair_next_at > p_at + interval '264 seconds' then v.pair_next_at - interval '264 seconds'
     end
   from head h
-  join whatsapp.messages m on m.country_id = p_country and m.message_id = h.message_id
-  join whatsapp.accounts a on a.country_id = p_country and a.account_id = p_account
-  join whatsapp.contacts c on c.country_id = p_country and c.contact_id = h.contact_id
-  join whatsapp.conversations v on v.country_id = p_country and v.account_id = p_account and v.contact_id = h.contact_id
+  join whatsapp.messages m on m.country_id = h.country_id and m.message_id = h.message_id
+  join whatsapp.accounts a on a.country_id = h.country_id and a.account_id = h.account_id
+  join whatsapp.contacts c on c.country_id = h.country_id and c.contact_id = h.contact_id
+  join whatsapp.conversations v on v.country_id = h.country_id and v.account_id = h.account_id and v.contact_id = h.contact_id
   left join whatsapp.templates t
-    on t.country_id = p_country and t.account_id = p_account and t.name = m.template_name and t.language = m.template_language
+    on t.country_id = h.country_id and t.account_id = h.account_id and t.name = m.template_name and t.language = m.template_language
   left join lateral (
     select true as found
     from whatsapp.queue q
-    where q.country_id = p_country and q.account_id = p_account and q.contact_id = h.contact_id and q.lane = p_lane
+    where q.country_id = h.country_id and q.account_id = h.account_id and q.contact_id = h.contact_id and q.lane = p_lane
       and (q.due_at, q.message_id) < (h.due_at, h.message_id) and q.unknown_until is null
+    order by q.due_at, q.message_id
     limit 1
   ) earlier on true
   order by h.due_at, h.message_id;
@@ -96,7 +97,7 @@ as $$
     'messages', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'message_id', m.message_id, 'contact_id', m.contact_id, 'kind', m.kind, 'category', m.category, 'content', m.content,
-        'attempts', m.attempts, 'to', coalesce(c.phone, '+' || c.wa_id), 'recipient', c.bsuid,
+        'attempts', q.attempts, 'waits', q.waits, 'to', coalesce(c.phone, '+' || c.wa_id), 'recipient', c.bsuid,
         'in_ms', greatest(0, round(extract(epoch from l.slot_at + (i.n - 1) * l.slot_step - clock_timestamp()) * 1000))
       ) order by i.n), '[]'::jsonb)
       from unnest(l.message_ids) with ordinality as i (message_id, n)
@@ -120,23 +121,32 @@ begin
   insert into whatsapp.leases (country_id, lease_id, account_id, claim_id, leased_at, leased_until, slot_at, slot_step, message_ids)
   values (p_country, v_lease, p_account, p_claim, p_at, v_until, p_slot, p_step, p_ids);
 
-  update whatsapp.queue q
-  set lease_id = v_lease, leased_at = p_at, leased_until = v_until, attempts = q.attempts + 1, blocked = false, unknown_until = null
-  where q.country_id = p_country and q.message_id = any (p_ids);
-
+  with picked as materialized (
+    select p_country as country_id, i.message_id from unnest(p_ids) as i (message_id)
+  ),
+  leased as (
+    update whatsapp.queue q
+    set lease_id = v_lease, leased_at = p_at, leased_until = v_until, attempts = q.attempts + 1, blocked = false, unknown_until = null
+    from picked p
+    where q.country_id = p.country_id and q.message_id = p.message_id
+    returning q.country_id, q.account_id, q.contact_id
+  )
   update whatsapp.conversations v
   set sending_until = v_until, pair_next_at = greatest(v.pair_next_at, p_at) + interval '6 seconds'
-  from whatsapp.queue q
-  where q.country_id = p_country and q.message_id = any (p_ids)
-    and v.country_id = p_country and v.account_id = p_account and v.contact_id = q.contact_id;
+  from leased l
+  where v.country_id = l.country_id and v.account_id = l.account_id and v.contact_id = l.contact_id;
 
-  with sending as (
+  with picked as materialized (
+    select p_country as country_id, i.message_id from unnest(p_ids) as i (message_id)
+  ),
+  sending as (
     update whatsapp.messages m
     set state = whatsapp_internal.state_of(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at, 'sending'),
       -- What an earlier try met is in message_events; here it would pass for the reason of a later failure.
       error_code = null, error_title = null, error_details = null,
       attempts = m.attempts + 1
-    where m.country_id = p_country and m.message_id = any (p_ids)
+    from picked p
+    where m.country_id = p.country_id and m.message_id = p.message_id
     returning m.message_id, m.attempts
   )
   insert into whatsapp.message_events (country_id, message_id, event, at, detail)
@@ -194,12 +204,14 @@ begin
     end if;
     if cardinality(v_go) > 0 then
       -- A person may stand in two lanes: only the more urgent message goes now.
-      select coalesce(array_agg(g.message_id order by g.n), '{}') into v_go
-      from unnest(v_go) with ordinality as g (message_id, n)
-      join whatsapp.queue q on q.country_id = p_country and q.message_id = g.message_id
-      where not exists (
-        select from whatsapp.queue o
-        where o.country_id = p_country and o.message_id = any (v_ids) and o.contact_id = q.contact_id);
+      if cardinality(v_ids) > 0 then
+        select coalesce(array_agg(g.message_id order by g.n), '{}') into v_go
+        from unnest(v_go) with ordinality as g (message_id, n)
+        join whatsapp.queue q on q.country_id = p_country and q.message_id = g.message_id
+        where q.contact_id not in (
+          select o.contact_id from unnest(v_ids) as i (message_id)
+          join whatsapp.queue o on o.country_id = p_country and o.message_id = i.message_id);
+      end if;
       v_ids := v_ids || v_go;
       update whatsapp.lanes set served_at = p_at where country_id = p_country and account_id = p_account and lane = v_lane.lane;
     end if;
@@ -216,6 +228,7 @@ create function whatsapp.claim(
   p_claim_id uuid, p_accounts text[], p_limit integer default 200, p_lease interval default '60 seconds', p_horizon interval default '1 second'
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set join_collapse_limit = 1 set jit = off
 as $$
 declare
   v_account record;

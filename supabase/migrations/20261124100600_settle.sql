@@ -76,7 +76,9 @@ begin
   from (select distinct on (country_id, account_id) * from unnest(p_results) where effect in ('stop_account', 'pause_account')
         order by country_id, account_id, effect desc, wait_seconds desc nulls first) r
   where a.country_id = r.country_id and a.account_id = r.account_id
-    and (a.state = 'active' or (a.state = 'paused' and r.effect = 'stop_account'));
+    and (a.state = 'active' or (a.state = 'paused' and (r.effect = 'stop_account' or a.paused_until <= now())));
+
+  -- refresh_template needs nothing here: the next templates-sync brings what Meta has.
 
   -- Throughput reached (130429): the number rests for a moment and goes on at half its rate; sweep raises it again.
   update whatsapp.throttles t
@@ -127,6 +129,7 @@ $$;
 
 create function whatsapp.settle(p_results jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set join_collapse_limit = 1 set jit = off
 as $$
 declare
   v_results whatsapp_internal.result[];
@@ -205,6 +208,7 @@ begin
     leased_until = case when r.outcome = 'unknown' then q.leased_until end,
     unknown_until = case when r.outcome = 'unknown' then now() + a.unknown_deadline end,
     attempts = case when r.outcome in ('held', 'released') then greatest(q.attempts - 1, 0) else q.attempts end,
+    waits = case r.outcome when 'held' then q.waits + 1 when 'retry' then 0 else q.waits end,
     run_at = case when r.wait_seconds > 0 and r.outcome <> 'unknown' then now() + r.wait_seconds * interval '1 second' else q.run_at end
   from unnest(v_results) r
   join whatsapp.accounts a on a.country_id = r.country_id and a.account_id = r.account_id

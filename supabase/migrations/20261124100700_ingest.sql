@@ -9,7 +9,7 @@
 --     preference  contact, content           (marketing stop or resume)
 --     template  content                      (status of a template)
 --     account, ignored, unroutable, unparsable   stored, nothing moved
---   returns   jsonb    {"new": n, "duplicate": n, "parked": n}
+--   returns   jsonb    {"received": n, "applied": n, "parked": n}
 --
 -- Safe to repeat: the insert into webhook_events decides what is new, and only that is applied, in the same transaction. The order of
 -- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of).
@@ -216,13 +216,15 @@ begin
   with inbound as materialized (
     select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, i ->> 'kind' as kind, i ->> 'wamid' as wamid,
       i -> 'content' as content, i -> 'error' as error, whatsapp_internal.event_time((i ->> 'at')::double precision) as at,
-      whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid') as contact_id
+      whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid') as contact_id,
+      -- Meta does not say that a reaction, a correction or a deletion opens the window: what is not said is not relied upon.
+      i ->> 'kind' = 'call' or coalesce(i -> 'content' ->> 'type', '') not in ('reaction', 'edit', 'revoke') as opens
     from unnest(p_events) i
     where i ->> 'kind' in ('message', 'call')
   ),
   opened as (
     insert into whatsapp.conversations as v (country_id, account_id, contact_id, window_until, last_inbound_at, last_message_at)
-    select country_id, account_id, contact_id, max(at) + interval '24 hours', max(at), max(at)
+    select country_id, account_id, contact_id, max(at) filter (where opens) + interval '24 hours', max(at) filter (where opens), max(at)
     from inbound where contact_id is not null
     group by country_id, account_id, contact_id
     order by country_id, account_id, contact_id
@@ -279,6 +281,7 @@ $$;
 
 create function whatsapp.ingest(p_events jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set join_collapse_limit = 1 set jit = off
 as $$
 declare
   v_new jsonb[];
@@ -315,7 +318,6 @@ begin
   into v_new, v_parked
   from stored s
   join arrived a on a.country_id = s.country_id and a.event_key = s.event_key;
-  -- Counted apart from v_new, which holds only what moves something.
   v_new := coalesce(v_new, '{}');
 
   if exists (select from unnest(v_new) i where i ->> 'kind' = 'status') then

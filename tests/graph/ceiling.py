@@ -1,7 +1,7 @@
 """`python -m tests.graph.ceiling`: how many POSTs a second the stand-in for Meta (tests only) can take.
 
-Prints one line of JSON. The client is a bare protocol that only looks for the end of each answer, so that the figure
-is the server's. A benchmark of the product is sound while it stays well below it.
+Prints one line of JSON. The client is a bare protocol that only looks for the end of each answer, so that the
+figure is the server's. A benchmark of the product is sound while it stays well below it.
 """
 
 import argparse
@@ -66,7 +66,8 @@ def requests_to(world: World, host: str) -> list[bytes]:
         head = (
             f"POST /v25.0/{number.phone_number_id}/messages HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n"
             f"Accept-Encoding: gzip, deflate\r\nUser-Agent: ceiling\r\n"
-            f"Authorization: Bearer {number.tokens[0]}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            f"Authorization: Bearer {number.tokens[0]}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
         found.append(head.encode() + body)
     return found

@@ -44,16 +44,23 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """Delivery of webhooks. `updates_delivered` are statuses and messages in POSTs answered 200; `refused`
-    other answers by status; `broken` connections and timeouts; `pending` POSTs not answered 200 yet."""
+    """Delivery of webhooks. `planned` are statuses not yet in a POST, `pending` POSTs not answered 200 yet,
+    `delivered` those that were; `updates_delivered` counts the statuses and messages in them. `refused` are other
+    answers by status, `broken` lost connections and timeouts."""
 
+    planned: int
+    pending: int
     delivered: int
     updates_delivered: int
     refused: dict[int, int]
     broken: int
-    pending: int
     p50_ms: float
     p99_ms: float
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to deliver."""
+        return self.planned == self.pending == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ class Verbs:
         self._coming_back: asyncio.Task[None] | None = None
 
     async def counts(self) -> Any:
-        return self._meta.ledger.counts() | {"webhooks": self._meta.courier.counts()}
+        webhooks = self._meta.courier.counts() | {"planned": self._meta.statuses.planned}
+        return self._meta.ledger.counts() | {"webhooks": webhooks}
 
     async def arrived(self, after: int = 0, limit: int = 5_000) -> Any:
         return [arrival.to_dict() for arrival in self._meta.ledger.after(after, limit)]

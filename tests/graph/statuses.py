@@ -63,6 +63,7 @@ class Statuses:
         self._wheel = wheel
         self._outbox: list[Update] = []
         self._flush_due = False
+        self.planned = 0
 
     def set_plan(self, plan: Plan) -> None:
         self.plan = plan
@@ -83,12 +84,20 @@ class Statuses:
             if plan.jitter:
                 delay *= 1 + plan.jitter * (2 * random.random() - 1)
             update = status_update(message, status, message.at + happened / 1000, failed_with)
-            self._wheel.after(delay / 1000, self.put, update)
+            self._put_after(delay, update)
             if plan.duplicate_share and random.random() < plan.duplicate_share:
-                self._wheel.after(delay * (1 + random.random()) / 1000, self.put, update)
+                self._put_after(delay * (1 + random.random()), update)
 
     def put(self, update: Update) -> None:
         """Send an update with the next POST."""
+        self.planned += 1
+        self._put(update)
+
+    def _put_after(self, delay_ms: float, update: Update) -> None:
+        self.planned += 1
+        self._wheel.after(delay_ms / 1000, self._put, update)
+
+    def _put(self, update: Update) -> None:
         self._outbox.append(update)
         if len(self._outbox) >= self.plan.batch:
             self._flush()
@@ -99,6 +108,7 @@ class Statuses:
     def _flush(self) -> None:
         self._flush_due = False
         if self._outbox:
+            self.planned -= len(self._outbox)
             self._courier.send(messages_webhook(self._outbox), updates=len(self._outbox))
             self._outbox = []
 

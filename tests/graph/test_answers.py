@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import phonenumbers
 import pytest
 
 from tests.graph import Graph, World, random_phone
@@ -288,8 +289,6 @@ def test_the_world_tells_its_environment() -> None:
 
 @pytest.mark.parametrize("country_id", ["MX", "CO", "AR", "BR", "CL", "PE", "ES", "US"])
 def test_random_phones_are_valid_numbers_of_their_country(country_id: str) -> None:
-    import phonenumbers
-
     for _ in range(50):
         parsed = phonenumbers.parse(random_phone(country_id))
         assert phonenumbers.is_valid_number(parsed)

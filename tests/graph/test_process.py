@@ -1,44 +1,44 @@
 """The stand-in's process starts, and dies with whoever started it."""
 
-import signal
+import socket
 import subprocess
 import sys
 import time
-
-import psutil
 
 from tests.graph import World, graph_process
 from tests.graph.process import ROOT
 
 PARENT = """
-import os, signal
+import signal
 from tests.graph import World, graph_process
-process = graph_process(World.random(["MX"]))
-process.__enter__()
-print(process._process.pid, flush=True)
-signal.pause()
+with graph_process(World.random(["MX"])) as graph:
+    print(graph.url, flush=True)
+    signal.pause()
 """
 
 
-def gone(pid: int, seconds: float = 5) -> bool:
-    """Whether the process ends within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-    return False
+def listens(url: str) -> bool:
+    host, port = url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_the_child_dies_with_a_killed_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    assert psutil.pid_exists(child)
-    parent.send_signal(signal.SIGKILL)
+    url = parent.stdout.readline().decode().strip()
+    assert listens(url)
+    parent.kill()
     parent.wait()
     parent.stdout.close()
 
-    assert gone(child)
+    deadline = time.monotonic() + 5
+    while (alive := listens(url)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive
 
 
 async def test_leaving_the_block_ends_the_process() -> None:

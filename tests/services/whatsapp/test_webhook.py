@@ -1,0 +1,598 @@
+"""Webhook bytes to events: one payload file a case, what must come of it written by hand."""
+
+import json
+import random
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.whatsapp.directory import Account, Directory
+from services.whatsapp.webhook import parse
+
+PAYLOADS = Path(__file__).parents[2] / "payloads" / "webhook"
+MAIN = Account("MX", "main", "106540352242922", "102290129340398", ("t1",), "525550001111")
+SHOP = Account("MX", "shop", "108765432109876", "102290129340398", ("t2",), "525550003333")
+SOUTH = Account("AR", "main", "207651463353033", "303391230451509", ("t3",))
+DIRECTORY = Directory([MAIN, SHOP, SOUTH])
+META_IDS = ["106540352242922", "102290129340398", "108765432109876", "207651463353033", "303391230451509"]
+STRANGE_IDS = ["998877665544332", "887766554433221", "778899001122334"]
+OUR_ID = "0192f5a4-7b1c-7c3e-9d2a-1b2c3d4e5f60"
+KEYS = {
+    "key", "country_id", "account_id", "field", "kind", "at", "wamid", "message_id", "state", "contact", "error",
+    "price", "window_until", "content", "payload",
+}  # fmt: skip
+
+NOBODY = dict.fromkeys(
+    ("wa_id", "match_key", "bsuid", "name", "previous_wa_id", "previous_match_key", "previous_bsuid")
+)
+ANA = NOBODY | {"wa_id": "5215512345678", "match_key": "525512345678", "bsuid": "MX.1A2b3C", "name": "Ana"}
+ANA_WITHOUT_NAME = ANA | {"name": None}
+AT_MAIN = {"country_id": "MX", "account_id": "main", "field": "messages"}
+RECEIVED = AT_MAIN | {"kind": "message", "at": 1795500000, "contact": ANA, "state": None, "message_id": None}
+STATUS = AT_MAIN | {
+    "kind": "status",
+    "at": 1795500060,
+    "wamid": "wamid.OUT1",
+    "message_id": OUR_ID,
+    "contact": ANA_WITHOUT_NAME,
+    "content": None,
+    "window_until": None,
+    "price": None,
+    "error": None,
+}
+IGNORED = AT_MAIN | {"kind": "ignored", "state": None, "contact": None, "content": None}
+UNPARSABLE = {"kind": "unparsable", "country_id": "ZZ", "account_id": None, "contact": None, "content": None}
+UNROUTABLE = {"kind": "unroutable", "country_id": "ZZ", "account_id": None, "content": None}
+IN_SOUTH = {"country_id": "AR", "account_id": "main", "at": 1795500200, "contact": None, "wamid": None}
+PRICE = {"billable": True, "pricing_model": "PMP", "type": "regular", "category": "utility"}
+
+CASES: dict[str, list[dict[str, Any]]] = {
+    "text": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN1",
+            "content": {
+                "type": "text",
+                "text": {"body": "¿Está abierto?"},
+                "context": {"from": "5215550001111", "id": "wamid.OUT0"},
+            },
+            "payload": {
+                "from": "5215512345678",
+                "from_user_id": "MX.1A2b3C",
+                "timestamp": "1795500000",
+                "id": "wamid.IN1",
+                "type": "text",
+                "text": {"body": "¿Está abierto?"},
+                "context": {"from": "5215550001111", "id": "wamid.OUT0"},
+            },
+        }
+    ],
+    "text_from_advertisement": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN2",
+            "content": {
+                "type": "text",
+                "text": {"body": "Info"},
+                "referral": {
+                    "source_url": "https://fb.me/x",
+                    "source_type": "ad",
+                    "source_id": "123",
+                    "ctwa_clid": "clid",
+                },
+            },
+        }
+    ],
+    "image": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN3",
+            "content": {
+                "type": "image",
+                "image": {
+                    "id": "998877665544",
+                    "mime_type": "image/jpeg",
+                    "sha256": "aGFzaA==",
+                    "caption": "Mi recibo",
+                },
+            },
+        }
+    ],
+    "button": [
+        RECEIVED
+        | {
+            "content": {
+                "type": "button",
+                "button": {"payload": "YES", "text": "Sí"},
+                "context": {"from": "5215550001111", "id": "wamid.OUT0"},
+            }
+        }
+    ],
+    "reaction": [RECEIVED | {"content": {"type": "reaction", "reaction": {"message_id": "wamid.OUT0", "emoji": "👍"}}}],
+    "reaction_removed": [RECEIVED | {"content": {"type": "reaction", "reaction": {"message_id": "wamid.OUT0"}}}],
+    "edit": [
+        RECEIVED
+        | {
+            "content": {
+                "type": "edit",
+                "edit": {
+                    "original_message_id": "wamid.IN1",
+                    "message": {"type": "text", "text": {"body": "¿Está abierto hoy?"}},
+                },
+            }
+        }
+    ],
+    "revoke": [RECEIVED | {"content": {"type": "revoke", "revoke": {"original_message_id": "wamid.IN1"}}}],
+    "unsupported": [
+        RECEIVED
+        | {
+            "content": {
+                "type": "unsupported",
+                "unsupported": {"type": "poll_creation"},
+                "errors": [
+                    {
+                        "code": 131051,
+                        "title": "Message type unknown",
+                        "message": "Message type unknown",
+                        "error_data": {"details": "Message type is currently not supported."},
+                    }
+                ],
+            }
+        }
+    ],
+    "without_type": [RECEIVED | {"wamid": "wamid.IN10", "content": {"type": "unknown"}}],
+    "without_from": [RECEIVED | {"wamid": "wamid.IN11"}],
+    "from_user_id_only": [
+        RECEIVED | {"wamid": "wamid.IN12", "contact": NOBODY | {"bsuid": "MX.1A2b3C", "name": "@ana.lopez"}}
+    ],
+    "from_nobody": [UNPARSABLE],
+    "without_id": [UNPARSABLE],
+    "group_message": [IGNORED | {"wamid": "wamid.IN14"}],
+    "request_welcome": [IGNORED | {"wamid": "wamid.IN15"}],
+    "two_people": [
+        RECEIVED
+        | {
+            "contact": NOBODY
+            | {
+                "wa_id": "5215587654321",
+                "match_key": "525587654321",
+                "bsuid": "MX.9Z8y7X",
+                "name": "Beto",
+            }
+        }
+    ],
+    "user_changed_number": [
+        AT_MAIN
+        | {
+            "kind": "system",
+            "at": 1795500100,
+            "wamid": "wamid.SYS1",
+            "contact": {
+                "wa_id": "5215599990000",
+                "match_key": "525599990000",
+                "bsuid": "MX.4D5e6F",
+                "name": None,
+                "previous_wa_id": "5215512345678",
+                "previous_match_key": "525512345678",
+                "previous_bsuid": "MX.1A2b3C",
+            },
+        }
+    ],
+    "user_changed_user_id": [
+        AT_MAIN | {"kind": "system", "contact": NOBODY | {"bsuid": "MX.4D5e6F", "previous_bsuid": "MX.1A2b3C"}}
+    ],
+    "user_identity_changed": [
+        AT_MAIN
+        | {
+            "kind": "system",
+            "contact": NOBODY | {"wa_id": "5215512345678", "match_key": "525512345678"},
+            "content": {
+                "type": "system",
+                "system": {"type": "user_identity_changed", "body": "User A changed"},
+            },
+        }
+    ],
+    "sent": [STATUS | {"state": "sent", "contact": ANA, "price": PRICE}],
+    "delivered": [STATUS | {"state": "delivered", "contact": ANA}],
+    "read": [STATUS | {"state": "read", "contact": ANA}],
+    "played": [STATUS | {"state": "played", "contact": ANA}],
+    "failed": [
+        STATUS
+        | {
+            "state": "failed",
+            "contact": ANA_WITHOUT_NAME | {"bsuid": None},
+            "error": {
+                "code": 131049,
+                "title": "Meta did not deliver it to keep engagement healthy",
+                "details": "In order to maintain a healthy ecosystem engagement, "
+                "the message to … failed to be delivered.",
+                "advice": "This person gets enough marketing already: wait at least 24 hours, "
+                "sooner tries make it worse.",
+                "disposition": "permanent",
+                "effect": "cool_contact",
+                "wait_seconds": 86400,
+                "attempts": 0,
+                "known": True,
+                "fbtrace_id": None,
+            },
+        }
+    ],
+    "failed_unknown_code": [
+        AT_MAIN
+        | {
+            "state": "failed",
+            "error": {
+                "code": 999999,
+                "title": "A brand new error",
+                "details": "A brand new error",
+                "advice": "Meta reported an error this product does not know: see Meta's error codes for its meaning.",
+                "disposition": "permanent",
+                "effect": "none",
+                "wait_seconds": 0,
+                "attempts": 0,
+                "known": False,
+                "fbtrace_id": None,
+            },
+        }
+    ],
+    "sent_in_entry_point_window": [
+        STATUS
+        | {
+            "state": "sent",
+            "window_until": 1796104800,
+            "price": PRICE | {"type": "free_entry_point", "category": "referral_conversion"},
+        }
+    ],
+    "sent_with_old_conversation": [STATUS | {"state": "sent"}],
+    "sent_without_our_id": [STATUS | {"state": "sent", "message_id": None}],
+    "sent_with_foreign_tag": [STATUS | {"state": "sent", "message_id": None}],
+    "status_to_user_id": [
+        STATUS | {"state": "delivered", "contact": NOBODY | {"bsuid": "MX.1A2b3C", "name": "@ana.lopez"}}
+    ],
+    "status_warning": [IGNORED | {"wamid": "wamid.OUT1"}],
+    "status_deleted": [IGNORED | {"wamid": "wamid.OUT1"}],
+    "status_of_group": [IGNORED | {"wamid": "wamid.OUT1"}],
+    "value_errors": [
+        AT_MAIN
+        | {
+            "kind": "account",
+            "wamid": None,
+            "content": {
+                "errors": [
+                    {
+                        "code": 130429,
+                        "title": "Rate limit hit",
+                        "message": "Rate limit hit",
+                        "error_data": {"details": "Message failed to send because there were too many messages sent."},
+                    }
+                ]
+            },
+        }
+    ],
+    "user_actions": [IGNORED],
+    "many": [
+        STATUS | {"state": "sent", "contact": ANA},
+        STATUS | {"state": "read", "contact": ANA},
+        UNPARSABLE,
+        RECEIVED | {"wamid": "wamid.IN1"},
+        UNPARSABLE,
+        UNPARSABLE,
+        {
+            "kind": "message",
+            "country_id": "AR",
+            "account_id": "main",
+            "wamid": "wamid.IN20",
+            "contact": NOBODY | {"wa_id": "5491123456789", "match_key": "541123456789", "name": "Cora"},
+        },
+        UNPARSABLE,
+    ],
+    "template_paused": [
+        IN_SOUTH
+        | {
+            "kind": "template",
+            "field": "message_template_status_update",
+            "content": {
+                "event": "PAUSED",
+                "message_template_id": 5566778899001,
+                "message_template_name": "order_update",
+                "message_template_language": "es_MX",
+                "reason": "NONE",
+                "other_info": {
+                    "title": "FIRST_PAUSE",
+                    "description": "Your template was paused for 3 hours.",
+                },
+            },
+        }
+    ],
+    "template_of_two_accounts": [
+        {"kind": "template", "country_id": "MX", "account_id": "main"},
+        {"kind": "template", "country_id": "MX", "account_id": "shop"},
+    ],
+    "template_category": [IN_SOUTH | {"kind": "template", "field": "template_category_update"}],
+    "number_quality": [
+        {
+            "kind": "account",
+            "country_id": "MX",
+            "account_id": "main",
+            "content": {
+                "display_phone_number": "5215550001111",
+                "event": "THROUGHPUT_UPGRADE",
+                "current_limit": "TIER_10K",
+            },
+        }
+    ],
+    "number_quality_of_strange_number": [UNROUTABLE | {"field": "phone_number_quality_update"}],
+    "account_restricted": [
+        IN_SOUTH
+        | {
+            "kind": "account",
+            "content": {
+                "event": "ACCOUNT_RESTRICTION",
+                "restriction_info": [
+                    {"restriction_type": "RESTRICTED_BIZ_INITIATED_MESSAGING", "expiration": 1796104800}
+                ],
+                "waba_info": {},
+            },
+        }
+    ],
+    "account_update_of_partner": [
+        IN_SOUTH | {"kind": "account", "content": {"event": "PARTNER_REMOVED", "waba_info": {}}}
+    ],
+    "account_alert": [
+        IN_SOUTH
+        | {
+            "kind": "account",
+            "content": {
+                "entity_type": "PHONE_NUMBER",
+                "alert_info": {
+                    "alert_severity": "WARNING",
+                    "alert_status": "NONE",
+                    "alert_type": "PROFILE_PICTURE_LOST",
+                    "alert_description": "See number …",
+                },
+            },
+        }
+    ],
+    "unknown_field": [IN_SOUTH | {"kind": "ignored", "field": "shiny_new_update"}],
+    "unknown_waba": [UNROUTABLE | {"payload": {"event": "DISABLED_UPDATE"}}],
+    "unknown_number": [UNROUTABLE | {"field": "messages", "wamid": None}],
+    "without_metadata": [UNROUTABLE | {"field": "messages"}],
+    "stopped_marketing": [
+        {
+            "kind": "preference",
+            "country_id": "MX",
+            "account_id": "main",
+            "field": "user_preferences",
+            "at": 1795500150,
+            "contact": ANA_WITHOUT_NAME,
+            "content": {
+                "wa_id": "5215512345678",
+                "user_id": "MX.1A2b3C",
+                "detail": "User requested to stop marketing messages",
+                "category": "marketing_messages",
+                "value": "stop",
+                "timestamp": 1795500150,
+            },
+        }
+    ],
+    "preference_of_nobody": [UNPARSABLE],
+    "call": [
+        AT_MAIN
+        | {
+            "kind": "call",
+            "field": "calls",
+            "at": 1795500000,
+            "contact": ANA,
+            "payload": {
+                "id": "wacid.CALL1",
+                "to": "5215550001111",
+                "from": "5215512345678",
+                "timestamp": "1795500000",
+                "direction": "USER_INITIATED",
+                "event": "connect",
+            },
+        }
+    ],
+    "call_ended": [IGNORED | {"field": "calls"}],
+    "call_by_us": [IGNORED | {"field": "calls"}],
+    "call_status": [IGNORED | {"field": "calls"}],
+    "echo": [IGNORED | {"field": "smb_message_echoes"}],
+    "wrong_object": [UNPARSABLE],
+    "no_entries": [],
+    "entry_is_no_list": [UNPARSABLE],
+    "number_id_in_text": [RECEIVED | {"content": {"type": "text", "text": {"body": "id … of …"}}}],
+    "nul_character": [RECEIVED | {"content": {"type": "text", "text": {"body": "a�b"}}}],
+    "lone_surrogate": [RECEIVED | {"content": {"type": "text", "text": {"body": "a?b"}}}],
+    "timestamp_as_number": [RECEIVED | {"wamid": "wamid.IN43"}],
+    "timestamp_of_garbage": [RECEIVED | {"wamid": "wamid.IN44", "at": None}],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_payload(name: str) -> None:
+    events = parse((PAYLOADS / f"{name}.json").read_bytes(), DIRECTORY)
+    assert [{key: event[key] for key in want} for event, want in zip(events, CASES[name], strict=True)] == (CASES[name])
+
+
+def test_every_payload_file_has_a_case() -> None:
+    assert {path.stem for path in PAYLOADS.glob("*.json")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_event_is_complete_and_shows_no_id_of_meta(name: str) -> None:
+    for event in parse((PAYLOADS / f"{name}.json").read_bytes(), DIRECTORY):
+        assert set(event) == KEYS
+        assert uuid.UUID(event["key"])
+        written = json.dumps(event)
+        assert [meta_id for meta_id in META_IDS + STRANGE_IDS if meta_id in written] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"hello",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b"\x00",
+        b'{"object": "whatsapp_business_account"}',
+        b"[" * 100_000,
+        b'{"object": "whatsapp_business_account", "entry": 1e999}',
+    ],
+)
+def test_a_body_that_cannot_be_read_is_kept(body: bytes) -> None:
+    (event,) = parse(body, DIRECTORY)
+    assert (event["kind"], event["country_id"], event["account_id"]) == ("unparsable", "ZZ", None)
+    assert event["payload"]["raw"][:20] == body.decode("utf-8", "replace").replace("\0", "�")[:20]
+    assert len(event["payload"]["raw"]) <= 64 * 1024
+
+
+def test_the_raw_text_of_an_unreadable_body_hides_ids() -> None:
+    (event,) = parse(b'{"entry": [{"id": "123456789012345", "x": "106540352242922"', DIRECTORY)
+    assert event["payload"]["raw"] == '{"entry": [{"id": "…", "x": "…"'
+
+
+def one_change(value: Any, field: str = "messages") -> bytes:
+    entry = {"id": MAIN.waba_id, "changes": [{"field": field, "value": value}]}
+    return json.dumps({"object": "whatsapp_business_account", "entry": [entry]}).encode()
+
+
+def statuses(*pairs: tuple[str, str]) -> bytes:
+    value = {
+        "metadata": {"phone_number_id": MAIN.phone_number_id},
+        "statuses": [{"id": wamid, "status": state, "timestamp": "1795500060"} for wamid, state in pairs],
+    }
+    return one_change(value)
+
+
+def test_deep_nesting_can_still_be_written() -> None:
+    deep: Any = "bottom"
+    for _ in range(400):
+        deep = [deep]
+    value = {"metadata": {"phone_number_id": MAIN.phone_number_id}, "messages": []}
+    message = {"id": "wamid.D", "from": "5215512345678", "type": "text", "text": deep}
+    (event,) = parse(one_change(value | {"messages": [message]}), DIRECTORY)
+    assert event["kind"] == "message"
+    depth, inner = 0, event["content"]["text"]
+    while isinstance(inner, list):
+        depth, inner = depth + 1, inner[0]
+    assert depth < 250
+    assert inner is None
+
+
+def test_a_huge_ignored_value_is_cut() -> None:
+    value = {"metadata": {"phone_number_id": MAIN.phone_number_id}, "history": ["x" * 1_000] * 1_000}
+    (event,) = parse(one_change(value, "history"), DIRECTORY)
+    assert event["kind"] == "ignored"
+    assert len(event["payload"]["raw"]) == 64 * 1024
+
+
+def test_a_key_does_not_depend_on_batch_or_order() -> None:
+    pairs = [(f"wamid.{number}", state) for number in range(20) for state in ("sent", "delivered", "read")]
+    alone = {pair: parse(statuses(pair), DIRECTORY)[0]["key"] for pair in pairs}
+    shuffled = random.Random(7).sample(pairs, len(pairs))
+    together = {(e["wamid"], e["state"]): e["key"] for e in parse(statuses(*shuffled), DIRECTORY)}
+    assert together == alone
+    assert len(set(alone.values())) == len(pairs)
+
+
+def test_the_same_message_id_at_two_accounts_is_two_facts() -> None:
+    here = parse(statuses(("wamid.1", "sent")), DIRECTORY)
+    there = parse(
+        statuses(("wamid.1", "sent")).replace(b"106540352242922", b"108765432109876"),
+        DIRECTORY,
+    )
+    assert (there[0]["account_id"], here[0]["account_id"]) == ("shop", "main")
+    assert there[0]["key"] != here[0]["key"]
+
+
+def test_account_events_at_another_time_are_other_facts() -> None:
+    body = (PAYLOADS / "template_paused.json").read_bytes()
+    again = body.replace(b"1795500200", b"1795500999")
+    assert parse(body, DIRECTORY)[0]["key"] == parse(body, DIRECTORY)[0]["key"]
+    assert parse(body, DIRECTORY)[0]["key"] != parse(again, DIRECTORY)[0]["key"]
+
+
+def test_an_account_without_its_number_gets_what_is_about_an_unknown_number() -> None:
+    shop = Account("MX", "shop", SHOP.phone_number_id, SHOP.waba_id, ())
+    body = (PAYLOADS / "number_quality_of_strange_number.json").read_bytes()
+    (event,) = parse(body, Directory([MAIN, shop]))
+    assert (event["kind"], event["account_id"]) == ("account", "shop")
+
+
+def test_the_webhook_starts_fast() -> None:
+    """Importing the hot path must not import what a cold start would pay for."""
+    program = (
+        "import sys; import services.whatsapp.webhook, services.whatsapp.signature; "
+        "print([name for name in ('pydantic', 'phonenumbers', 'httpx', 'asyncio') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+WORDS = st.sampled_from(
+    [
+        "object", "whatsapp_business_account", "entry", "changes", "field", "value", "messages", "statuses",
+        "metadata", "phone_number_id", "id", "from", "from_user_id", "contacts", "wa_id", "profile", "name", "type",
+        "text", "system", "timestamp", "status", "sent", "failed", "errors", "code", "error_data", "calls", "event",
+        "connect", "user_preferences", "user_id", "pricing", "conversation", "origin", "referral_conversion",
+        "expiration_timestamp", "biz_opaque_callback_data", "account_update", "waba_info", "waba_id", "group_id",
+        "entity_id", "display_phone_number", "5215512345678", "MX.1A2b3C", "wamid.X", OUR_ID, *META_IDS,
+    ]
+)  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | WORDS
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=3), inner, max_size=6),
+    max_leaves=25,
+)
+THINGS = st.dictionaries(WORDS, JSON, max_size=8)
+VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "metadata": st.fixed_dictionaries({"phone_number_id": st.sampled_from(META_IDS) | SCALARS}) | JSON,
+        "contacts": st.lists(THINGS | JSON, max_size=2),
+        "messages": st.lists(THINGS | JSON, max_size=3) | JSON,
+        "statuses": st.lists(THINGS | JSON, max_size=3) | JSON,
+        "calls": st.lists(THINGS, max_size=2) | JSON,
+        "user_preferences": st.lists(THINGS, max_size=2) | JSON,
+        "errors": JSON,
+        "anything": JSON,
+    },
+)
+FIELDS = st.sampled_from(["messages", "calls", "user_preferences", "account_update", "account_alerts", "history"])
+CHANGES = st.fixed_dictionaries({"field": FIELDS | JSON, "value": VALUES | JSON})
+ENTRIES = st.fixed_dictionaries({"id": st.sampled_from(META_IDS) | JSON, "changes": st.lists(CHANGES, max_size=3)})
+BODIES = st.fixed_dictionaries(
+    {"object": st.just("whatsapp_business_account"), "entry": st.lists(ENTRIES | JSON, max_size=3)}
+)
+
+
+@given(BODIES | JSON, st.booleans())
+def test_no_json_raises_or_leaks(document: Any, escaped: bool) -> None:
+    body = json.dumps(document, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
+    events = parse(body, DIRECTORY)
+    written = json.dumps(events, allow_nan=False)
+    assert "\\u0000" not in written.replace("\\\\", "")
+    assert json.dumps(events, ensure_ascii=False).encode()
+    if isinstance(document, dict) and document.get("object") == "whatsapp_business_account":
+        mentioned = {MAIN.phone_number_id, MAIN.waba_id}
+        assert all(set(event) == KEYS for event in events)
+        for event in events:
+            if event["account_id"] == "main" and event["country_id"] == "MX":
+                assert [meta_id for meta_id in mentioned if meta_id in json.dumps(event)] == []
+
+
+@given(st.binary())
+def test_no_bytes_raise(body: bytes) -> None:
+    assert isinstance(parse(body, DIRECTORY), list)
