@@ -1,0 +1,114 @@
+"""The two books, side by side: what our log says, and what really arrived at the stand-in for Meta."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+
+from tests.graph.client import Arrival
+
+STATES = ("queued", "accepted", "sent", "delivered", "read")
+_PROGRESS = """
+  select country_id, count(*), count(accepted_at), count(sent_at), count(delivered_at), count(read_at)
+  from whatsapp.messages where direction = 'outbound' and kind = 'template' group by country_id
+"""
+_LOG = """
+  select m.message_id::text, coalesce(c.phone, c.wa_id), m.state
+  from whatsapp.messages m join whatsapp.contacts c using (country_id, contact_id)
+  where m.direction = 'outbound' and m.country_id = %s
+"""
+_STATUS_EVENTS = """
+  select count(*)
+  from whatsapp.message_events e join whatsapp.messages m using (country_id, message_id)
+  where m.direction = 'outbound' and e.event in ('message_sent', 'message_delivered', 'message_read')
+    and e.country_id = %s
+"""
+_STORIED = """
+  select message_id
+  from (
+    select e.message_id,
+      min(e.event_id) filter (where e.event = 'message_sent') as sent,
+      min(e.event_id) filter (where e.event = 'message_delivered') as delivered,
+      min(e.event_id) filter (where e.event = 'message_read') as read
+    from whatsapp.message_events e join whatsapp.messages m using (country_id, message_id)
+    where e.country_id = %s and m.kind = 'template'
+    group by e.message_id
+  ) came
+  order by (read < delivered)::int + (delivered < sent)::int desc nulls last, message_id
+  limit 1
+"""
+
+Database = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Messages of one country: in the log, and at the number of that country.
+
+    `twice` arrived more than once; `lost` are in the log and never arrived; `strays` arrived at this number without
+    being of this country, or for another person than the log says. `status_events` are the rows of `message_events`
+    about sent, delivered and read.
+    """
+
+    logged: int
+    accepted: int
+    twice: int
+    lost: int
+    strays: int
+    read: int
+    status_events: int
+
+
+def progress(database: Database) -> dict[str, dict[str, int]]:
+    """How many template messages of each country have reached each state so far."""
+    return {country: dict(zip(STATES, counts, strict=True)) for country, *counts in database.execute(_PROGRESS)}
+
+
+def compare(database: Database, country_id: str, arrivals: Iterable[Arrival]) -> Figures:
+    """The figures of a country; `arrivals` are those at its number."""
+    log = database.execute(_LOG, (country_id,)).fetchall()
+    phones = {message_id: phone.lstrip("+") for message_id, phone, _ in log}
+    arrived = list(arrivals)
+    times = Counter(one.callback_data for one in arrived)
+    return Figures(
+        logged=len(log),
+        accepted=sum(one.accepted for one in arrived),
+        twice=sum(count > 1 for count in times.values()),
+        lost=sum(message_id not in times for message_id in phones),
+        strays=sum((one.to or "").lstrip("+") != phones.get(one.callback_data or "") for one in arrived),
+        read=sum(state == "read" for _, _, state in log),
+        status_events=int(_one(database, _STATUS_EVENTS, country_id)),
+    )
+
+
+def storied(database: Database, country_id: str) -> str:
+    """A template message of a country; one whose statuses came in the wrong order, if there is one."""
+    return str(_one(database, _STORIED, country_id))
+
+
+def state(database: Database, message_id: str) -> str:
+    return str(_one(database, "select state from whatsapp.messages where message_id = %s", message_id))
+
+
+def known(database: Database, wamid: str) -> bool:
+    """Is a message that somebody wrote to us in the log?"""
+    query = "select count(*) from whatsapp.messages where direction = 'inbound' and wamid = %s"
+    return bool(_one(database, query, wamid))
+
+
+def webhook_events(database: Database) -> int:
+    """Different events that came from Meta."""
+    return int(_one(database, "select count(*) from whatsapp.webhook_events"))
+
+
+def waiting(database: Database) -> int:
+    """Messages that still have to be sent."""
+    return int(_one(database, "select count(*) from whatsapp.queue"))
+
+
+def _one(database: Database, query: LiteralString, *arguments: object) -> Any:
+    row = database.execute(query, arguments).fetchone()
+    assert row is not None
+    return row[0]
