@@ -27,8 +27,8 @@ _TICK = 5.0
 
 def main() -> None:
     """Run until interrupted."""
-    environment = {name: value for name, value in dotenv_values(".env").items() if value}
-    accounts, _ = read_accounts({**environment, **os.environ})
+    environment = _credentials()
+    accounts, _ = read_accounts(environment)
     with contextlib.ExitStack() as cleanup:
         if accounts:
             print("Credentials found: messages go to Meta.")
@@ -46,6 +46,12 @@ def main() -> None:
         _introduce(stack, user_id, ("hello_world", "en_US") if accounts else ("plain", "es_MX"))
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
+
+
+def _credentials() -> dict[str, str]:
+    """What the environment and `.env` say of WhatsApp and Meta. Which Supabase to use is not theirs to say here."""
+    given = {**dotenv_values(".env"), **os.environ}
+    return {name: value for name, value in given.items() if value and name.startswith(("WHATSAPP_", "META_"))}
 
 
 def _make_operator(stack: Stack) -> str:

@@ -11,7 +11,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _PROXIED = ("/rest/v1", "/auth/v1")
 _NOT_FORWARDED = {"host", "connection", "content-length", "transfer-encoding", "accept-encoding"}
@@ -32,10 +32,19 @@ class Gateway:
         if scope["type"] == "http" and scope["path"].startswith(_PROXIED):
             response = await self._forward(Request(scope, receive))
             await response(scope, receive, send)
-            return
-        await self._functions(scope, receive, send)
-        if scope["type"] == "lifespan":
-            await self._client.aclose()
+        elif scope["type"] == "lifespan":
+            await self._functions(scope, self._closing(receive), send)
+        else:
+            await self._functions(scope, receive, send)
+
+    def _closing(self, receive: Receive) -> Receive:
+        async def received() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self._client.aclose()
+            return message
+
+        return received
 
     async def _forward(self, request: Request) -> Response:
         query = request.scope["query_string"].decode()

@@ -5,6 +5,7 @@ of a pipe: when the pipe closes, for whatever reason, it signals every child sti
 folders.
 """
 
+import atexit
 import functools
 import os
 import signal
@@ -126,7 +127,9 @@ def free_port() -> int:
 @functools.cache
 def _keeper_of(_pid: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-I", "-S", "-c", _KEEPER]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+    keeper = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+    atexit.register(keeper.communicate)
+    return keeper
 
 
 def _tell_keeper(*words: str) -> None:

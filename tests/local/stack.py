@@ -18,6 +18,8 @@ from tests.local import lite, migrations, postgres, processes
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = "functions.serve:app"
+OURS = ("WHATSAPP_", "META_", "SUPABASE_")
+"""How the names of the product's own variables begin."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def running_stack(
     """Start everything, apply the migrations, stop everything at the end, even when this process is killed.
 
     Without `data_dir` a temporary one is used and removed. `functions` is the import string of the ASGI app served
-    beside the APIs, or None for none; it runs in its own process with `functions_env` and the stack's own variables.
+    beside the APIs, or None for none; it runs in its own process with `functions_env` and the stack's own variables,
+    and sees no other variable of the product, from the environment or from `.env`.
     `durable` turns fsync on (for measurements). `connections` is the pool of Lite. `ports` may fix "postgres",
     "lite" and "gateway", else free ones are taken.
     """
@@ -129,6 +132,15 @@ def sign_up(stack: Stack, email: str, password: str) -> tuple[str, str]:
     return session["user"]["id"], session["access_token"]
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without the product's own variables, and `.env` switched off.
+
+    A child process that a test starts must never meet a developer's real accounts.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return inherited | {"WHATSAPP_DOTENV": "off"}
+
+
 def _temporary_directory(cleanup: ExitStack) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="supabase-"))
     processes.remove_folder_at_exit(directory)
@@ -142,7 +154,7 @@ def _start_functions(stack: Stack, functions: str, port: int, extra: Mapping[str
         "functions",
         [*command, "--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"],
         stack.data_dir / "functions.log",
-        env=os.environ | stack.env() | {"FUNCTIONS_APP": functions} | dict(extra),
+        env=clean_environment() | stack.env() | {"FUNCTIONS_APP": functions} | dict(extra),
         cwd=ROOT,
     )
     try:
