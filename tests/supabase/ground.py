@@ -1,0 +1,178 @@
+"""A country of its own for each test of the database: the verbs as a drainer and a webhook would call them."""
+
+import itertools
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+Row = dict[str, Any]
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_TAKEN = {"MX", "CO", "ZZ"}
+_codes = (code for a, b in itertools.product(_LETTERS, _LETTERS) if (code := a + b) not in _TAKEN)
+
+TEMPLATES = {"plain": "UTILITY", "offer": "MARKETING"}
+
+
+class Land:
+    """A fresh country with one default account `main` and two approved templates, plain and offer."""
+
+    def __init__(self, database: psycopg.Connection[Any], **account: object) -> None:
+        self.country_id = next(_codes)
+        self._database = database
+        columns: dict[str, object] = {"country_id": self.country_id, "account_id": "main", "is_default": True} | account
+        names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
+        database.execute(f"insert into whatsapp.accounts ({names}) values ({places})", list(columns.values()))
+        templates = [
+            {"name": name, "language": "es", "status": "APPROVED", "category": category}
+            for name, category in TEMPLATES.items()
+        ]
+        arguments = (self.country_id, "main", [Jsonb(one) for one in templates])
+        database.execute("select whatsapp.sync_templates(%s, %s, %s::jsonb[])", arguments)
+
+    # the verbs
+
+    def enqueue(self, *items: Mapping[str, object]) -> list[Row]:
+        return list(self._verb("enqueue", items))
+
+    def claim(self, limit: int = 200, claim_id: uuid.UUID | None = None) -> Row:
+        return claim(self._database, [f"{self.country_id}/main"], limit, claim_id)
+
+    def settle(self, *results: Mapping[str, object]) -> Row:
+        return dict(self._verb("settle", results))
+
+    def ingest(self, *events: Mapping[str, object]) -> Row:
+        return dict(self._verb("ingest", events))
+
+    def sweep(self) -> Row:
+        """Sweeps every country: count nothing of its answer that may be another test's."""
+        return dict(self.one("select whatsapp.sweep() as swept")["swept"])
+
+    def _verb(self, name: str, items: Iterable[Mapping[str, object]]) -> Any:
+        arguments = ([Jsonb(dict(item)) for item in items],)
+        return self.one(f"select whatsapp.{name}(%s::jsonb[]) as answer", arguments)["answer"]
+
+    # what they are given
+
+    def template(self, name: str = "plain", phone: str | None = None, **more: object) -> Row:
+        """An item for enqueue: a template to a person, by default somebody new."""
+        content = {"type": "template", "template": {"name": name, "language": {"code": "es"}}}
+        return self._item(phone, "template", content) | {"template_name": name, "template_language": "es"} | more
+
+    def text(self, phone: str, **more: object) -> Row:
+        return self._item(phone, "text", {"type": "text", "text": {"body": "hello"}}) | more
+
+    def _item(self, phone: str | None, kind: str, content: object) -> Row:
+        phone = phone or some_phone()
+        return {
+            "country_id": self.country_id,
+            "phone": phone,
+            "match_key": phone[1:],
+            "kind": kind,
+            "content": content,
+            "key": str(uuid.uuid4()),
+            "fingerprint": "same",
+        }
+
+    def leased(self, *items: Mapping[str, object]) -> list[Row]:
+        """Enqueues the items and claims them: what a drainer holds, with `lease_id` in each message."""
+        for verdict in self.enqueue(*items):
+            assert verdict["status"] == "accepted", verdict
+        messages = messages_of(self.claim())
+        assert len(messages) == len(items)
+        return messages
+
+    def outcome(self, message: Mapping[str, object], outcome: str, **more: object) -> Row:
+        """A result for settle."""
+        names = ("message_id", "lease_id")
+        return {"country_id": self.country_id, "outcome": outcome} | {name: message[name] for name in names} | more
+
+    def status(self, wamid: str, state: str, at: float, message_id: object = None, **more: object) -> Row:
+        """A status event for ingest, with the key that equal deliveries share."""
+        return {
+            "key": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.country_id} {wamid} {state}")),
+            "country_id": self.country_id,
+            "account_id": "main",
+            "field": "messages",
+            "kind": "status",
+            "at": at,
+            "wamid": wamid,
+            "message_id": message_id,
+            "state": state,
+            "payload": {},
+        } | more
+
+    def writes(self, phone: str, at: float) -> Row:
+        """A person's message for ingest."""
+        wamid = new_wamid()
+        return {
+            "key": str(uuid.uuid4()),
+            "country_id": self.country_id,
+            "account_id": "main",
+            "field": "messages",
+            "kind": "message",
+            "at": at,
+            "wamid": wamid,
+            "contact": {"wa_id": phone[1:], "match_key": phone[1:]},
+            "content": {"type": "text", "text": {"body": "hello"}},
+            "payload": {},
+        }
+
+    # what is in the tables
+
+    def message(self, message_id: object) -> Row:
+        return self.one(
+            "select * from whatsapp.messages where country_id = %s and message_id = %s", (self.country_id, message_id)
+        )
+
+    def queued(self, message_id: object) -> Row | None:
+        return (
+            self.all(
+                "select * from whatsapp.queue where country_id = %s and message_id = %s", (self.country_id, message_id)
+            ).pop()
+            if self.count("queue", message_id=message_id)
+            else None
+        )
+
+    def count(self, table: str, **where: object) -> int:
+        conditions = "".join(f" and {name} = %s" for name in where)
+        query = f"select count(*) as n from whatsapp.{table} where country_id = %s{conditions}"
+        return int(self.one(query, (self.country_id, *where.values()))["n"])
+
+    def one(self, query: str, arguments: Iterable[object] = ()) -> Row:
+        rows = self.all(query, arguments)
+        assert len(rows) == 1, rows
+        return rows[0]
+
+    def all(self, query: str, arguments: Iterable[object] = ()) -> list[Row]:
+        with self._database.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query.encode(), list(arguments)).fetchall()
+
+    def run(self, statement: str, *arguments: object) -> None:
+        self._database.execute(statement.encode(), arguments)
+
+
+def claim(
+    database: psycopg.Connection[Any], accounts: list[str], limit: int = 200, claim_id: uuid.UUID | None = None
+) -> Row:
+    query = "select whatsapp.claim(%s, %s, %s, '60 seconds', '100 seconds')"
+    row = database.execute(query, (claim_id or uuid.uuid4(), accounts, limit)).fetchone()
+    assert row is not None
+    return dict(row[0])
+
+
+def messages_of(claimed: Row) -> list[Row]:
+    """The messages of all leases of a claim, each with its `lease_id`."""
+    return [message | {"lease_id": lease["lease_id"]} for lease in claimed["leases"] for message in lease["messages"]]
+
+
+def some_phone() -> str:
+    return f"+99{secrets.randbelow(10**10):010}"
+
+
+def new_wamid() -> str:
+    return f"wamid.{secrets.token_hex(12)}"

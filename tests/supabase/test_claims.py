@@ -1,0 +1,163 @@
+"""Who gets which message, in which order, and how many of them."""
+
+import itertools
+import threading
+import time
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.local.stack import Stack
+from tests.supabase.ground import Land, claim, messages_of, some_phone
+
+Database = psycopg.Connection[Any]
+DRAINERS = 4
+MESSAGES = 400
+
+
+@pytest.fixture
+def land(database: Database) -> Land:
+    return Land(database, messages_per_second=1000)
+
+
+def test_concurrent_claims_never_hand_out_a_message_twice(stack: Stack, land: Land) -> None:
+    land.enqueue(*(land.template() for _ in range(MESSAGES)))
+    start = threading.Barrier(DRAINERS)
+    handed_out: list[str] = []
+
+    def drain() -> None:
+        with psycopg.connect(stack.database_url, autocommit=True) as connection:
+            start.wait()
+            deadline = time.monotonic() + 20
+            while len(handed_out) < MESSAGES and time.monotonic() < deadline:
+                handed_out.extend(one["message_id"] for one in messages_of(claim(connection, accounts, 15)))
+
+    accounts = [f"{land.country_id}/main"]
+    drainers = [threading.Thread(target=drain) for _ in range(DRAINERS)]
+    for each in drainers:
+        each.start()
+    for each in drainers:
+        each.join()
+
+    assert len(handed_out) == MESSAGES
+    assert len(set(handed_out)) == MESSAGES
+
+
+def test_a_claim_whose_answer_was_lost_gets_the_same_batch_again(land: Land) -> None:
+    land.enqueue(*(land.template() for _ in range(3)))
+    claim_id = uuid.uuid4()
+    first = messages_of(land.claim(claim_id=claim_id))
+
+    again = messages_of(land.claim(claim_id=claim_id))
+
+    assert len(first) == 3
+    assert [one["message_id"] for one in again] == [one["message_id"] for one in first]
+
+
+def test_slots_are_spaced_by_the_rate_of_the_number(database: Database) -> None:
+    land = Land(database, messages_per_second=20)
+    land.enqueue(*(land.template() for _ in range(30)))
+
+    slots = [message["in_ms"] for half in (15, 15) for message in messages_of(land.claim(half))]
+
+    assert len(slots) == 30
+    # Two claims answer at different moments: `in_ms` counts from each answer, so only each half is exact.
+    for half in (slots[:15], slots[15:]):
+        gaps = [later - earlier for earlier, later in itertools.pairwise(half)]
+        assert all(gap == pytest.approx(50, abs=5) for gap in gaps[1:])
+    assert slots[15] > 600
+
+
+def test_a_drainer_is_told_to_come_back_when_a_number_may_send_again(land: Land) -> None:
+    first, second = land.leased(land.template(), land.template())
+    throughput_reached = {"code": 130429, "effect": "slow_down", "wait_seconds": 5}
+    land.settle(land.outcome(first, "held", **throughput_reached), land.outcome(second, "accepted"))
+    land.run("update whatsapp.queue set run_at = now() where country_id = %s", land.country_id)
+
+    claimed = land.claim()
+
+    assert claimed["leases"] == []
+    assert 4_000 < claimed["next_ms"] <= 5_000
+
+
+def test_one_message_per_person_at_a_time_and_in_order(land: Land) -> None:
+    phone = some_phone()
+    ids = [land.enqueue(land.template(phone=phone))[0]["message_id"] for _ in range(3)]
+
+    for expected in ids:
+        [message] = messages_of(land.claim())
+        assert message["message_id"] == expected
+        assert land.claim()["leases"] == []
+        land.settle(land.outcome(message, "accepted", wamid=f"wamid.{expected}"))
+
+
+def test_replies_go_before_utility_and_utility_before_marketing(land: Land) -> None:
+    phone = some_phone()
+    land.ingest(land.writes(phone, time.time()))
+    land.enqueue(land.template("offer"), land.template("plain"), land.text(phone))
+
+    kinds = [(message["kind"], message["category"]) for message in messages_of(land.claim())]
+
+    assert kinds == [("text", None), ("template", "UTILITY"), ("template", "MARKETING")]
+
+
+def test_a_claim_serves_only_the_numbers_it_names(land: Land, database: Database) -> None:
+    elsewhere = Land(database)
+    for each in (land, elsewhere):
+        each.enqueue(each.template())
+
+    claimed = land.claim()
+
+    assert {lease["country_id"] for lease in claimed["leases"]} == {land.country_id}
+    assert elsewhere.count("queue", lease_id=None) == 0
+    assert elsewhere.one("select lease_id from whatsapp.queue where country_id = %s", (elsewhere.country_id,)) == {
+        "lease_id": None
+    }
+
+
+def test_the_gates_are_asked_again_when_a_message_is_claimed(land: Land) -> None:
+    [verdict] = land.enqueue(land.template())
+    land.run("update whatsapp.templates set status = 'PAUSED' where country_id = %s", land.country_id)
+
+    claimed = land.claim()
+
+    assert claimed["leases"] == []
+    assert claimed["refused"] == 1
+    row = land.message(verdict["message_id"])
+    assert (row["state"], row["refusal"]) == ("refused", "template_paused")
+
+
+@pytest.mark.parametrize("state", ["paused", "stopped", "disabled"])
+def test_an_account_that_does_not_send_keeps_its_messages(land: Land, state: str) -> None:
+    [verdict] = land.enqueue(land.template())
+    land.run("update whatsapp.accounts set state = %s where country_id = %s", state, land.country_id)
+
+    assert land.claim()["leases"] == []
+    assert land.message(verdict["message_id"])["state"] == "queued"
+
+
+def test_one_key_makes_one_message_however_concurrently_it_comes(stack: Stack, land: Land) -> None:
+    item = land.template()
+    start = threading.Barrier(8)
+    found: list[str] = []
+
+    def send() -> None:
+        with psycopg.connect(stack.database_url, autocommit=True) as connection:
+            arguments = ([psycopg.types.json.Jsonb(item)],)
+            start.wait()
+            row = connection.execute("select whatsapp.enqueue(%s::jsonb[])", arguments).fetchone()
+            assert row is not None
+            found.append(row[0][0]["message_id"])
+
+    callers = [threading.Thread(target=send) for _ in range(8)]
+    for each in callers:
+        each.start()
+    for each in callers:
+        each.join()
+
+    assert len(found) == 8
+    assert len(set(found)) == 1
+    assert land.count("messages") == 1
+    assert land.enqueue(item | {"fingerprint": "other"})[0]["code"] == "idempotency_key_reused"
