@@ -81,7 +81,10 @@ class Drainer:
         self._graph = graph
         self._settings = settings
         self._accounts = [(a.country_id, a.account_id) for a in settings.directory if a.tokens]
-        self._most = settings.drain_concurrency * 2
+        # As many again as are in flight wait here while the next batch is claimed, so that no connection idles.
+        self._most = settings.drain_concurrency * 3
+        self._batch = settings.drain_concurrency
+        self._hungry = False
         self._posting = asyncio.Semaphore(settings.drain_concurrency)
         self._sleeping: dict[str, tuple[asyncio.TimerHandle, Job]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,11 +135,13 @@ class Drainer:
 
     async def _claim_once(self, loop: asyncio.AbstractEventLoop) -> float | None:
         """Claim if there is room. Returns how long to wait before the next claim at the most, or None when idle."""
-        room = self._most - len(self._sleeping) - len(self._tasks)
-        if room < self._most // 2:
+        room = self._room()
+        self._hungry = room < self._batch
+        if self._hungry:
             return 0.2
         asked = loop.time()
-        claim = await self._store.claim(self._accounts, limit=min(room, _CLAIM_MOST), lease=LEASE, horizon=HORIZON)
+        limit = min(room, _CLAIM_MOST)
+        claim = await self._store.claim(self._accounts, limit=limit, lease=LEASE, horizon=HORIZON)
         self.report.refused += claim["refused"]
         claimed = 0
         for lease in claim["leases"]:
@@ -144,12 +149,21 @@ class Drainer:
             claimed += self._schedule(lease, asked + min(lease["seconds"], LEASE) - _MARGIN)
         self.report.claimed += claimed
         next_due: float | None = claim["next_ms"] / 1000 if claim["next_ms"] is not None else None
+        self._hungry = claimed >= limit
+        if self._hungry and self._room() >= self._batch:
+            return 0
         if claimed:
             # More is due: come back when the slots handed out now are half used.
             return HORIZON / 2 if next_due is not None else 0.2
+        # Due, but held by another drainer's claim just now: come back, without hammering.
+        if next_due is not None:
+            next_due = max(next_due, 0.02)
         if self._busy():
             return min(next_due, 0.5) if next_due is not None else 0.5
-        return max(next_due, 0.02) if next_due is not None else None
+        return next_due
+
+    def _room(self) -> int:
+        return self._most - len(self._sleeping) - len(self._tasks)
 
     def _busy(self) -> bool:
         return bool(self._sleeping or self._tasks or self._results or self._settling)
@@ -186,6 +200,8 @@ class Drainer:
             "lease_id": job.lease_id,
         }
         self._results.append(result)
+        if self._hungry and self._room() >= self._batch:
+            self._changed.set()
         self._count(result["outcome"])
         if result["outcome"] not in ("accepted", "released"):
             _log.warning(

@@ -60,7 +60,7 @@ create table whatsapp.contacts (
   check (match_key is not null or bsuid is not null or merged_into is not null)
 ) with (fillfactor = 80);
 create unique index contacts_by_match_key on whatsapp.contacts (country_id, match_key);
-create unique index contacts_by_bsuid on whatsapp.contacts (country_id, bsuid);
+create unique index contacts_by_bsuid on whatsapp.contacts (country_id, bsuid) where bsuid is not null;
 create index contacts_merged on whatsapp.contacts (country_id, merged_into) where merged_into is not null;
 comment on table whatsapp.contacts is 'A person in a country, known by phone, WhatsApp id or business-scoped user id (BSUID), each of which may be missing.';
 comment on column whatsapp.contacts.phone is 'E.164 as a caller gave it. Never rewritten.';

@@ -182,7 +182,7 @@ $$;
 -- Writes the keys of the drafts that may go. Of two callers with one key the second waits here for the first and then finds
 -- its message; a draft that found its key taken is no longer undecided.
 create function whatsapp_internal.take_keys(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
 declare
   v_drafts whatsapp_internal.draft[];
@@ -243,7 +243,8 @@ $$;
 
 create function whatsapp.enqueue(p_items jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set join_collapse_limit = 1 set jit = off
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
+set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_drafts whatsapp_internal.draft[];

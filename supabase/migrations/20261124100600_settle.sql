@@ -129,7 +129,8 @@ $$;
 
 create function whatsapp.settle(p_results jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set join_collapse_limit = 1 set jit = off
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
+set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_results whatsapp_internal.result[];
@@ -148,20 +149,18 @@ begin
       m.account_id, m.contact_id, m.template_name, m.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
   into v_results
   from (
-    select m.* from whatsapp.messages m
-    join (select distinct i ->> 'country_id' as country_id, (i ->> 'message_id')::uuid as message_id from unnest(p_results) i) x
-      on x.country_id = m.country_id and x.message_id = m.message_id
-    order by m.country_id, m.message_id
-    for no key update of m
-  ) m
-  join (
     select distinct on (country_id, message_id) r.*
     from unnest(p_results) i,
       jsonb_to_record(i) as r (
         country_id text, message_id uuid, lease_id uuid, outcome text, wamid text, wa_id text, user_id text, code integer, title text,
         details text, effect text, wait_seconds double precision, max_attempts integer, detail jsonb)
     order by country_id, message_id
-  ) r on r.country_id = m.country_id and r.message_id = m.message_id
+  ) r
+  cross join lateral (
+    select m.* from whatsapp.messages m
+    where m.country_id = r.country_id and m.message_id = r.message_id
+    for no key update of m
+  ) m
   left join whatsapp.queue q on q.country_id = r.country_id and q.message_id = r.message_id
   where case r.outcome
     when 'accepted' then m.accepted_at is null or q.message_id is not null

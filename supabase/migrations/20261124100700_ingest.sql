@@ -48,11 +48,13 @@ begin
     group by country_id, message_id
   ),
   locked as materialized (
-    select m.country_id, m.message_id
-    from whatsapp.messages m
-    join folded f on f.country_id = m.country_id and f.message_id = m.message_id
-    order by m.country_id, m.message_id
-    for no key update of m
+    select f.*
+    from (select * from folded order by country_id, message_id) f
+    cross join lateral (
+      select from whatsapp.messages m
+      where m.country_id = f.country_id and m.message_id = f.message_id
+      for no key update of m
+    ) m
   ),
   moved as (
     update whatsapp.messages m
@@ -70,9 +72,8 @@ begin
       state = whatsapp_internal.state_of(
         m.accepted_at, least(m.sent_at, f.sent_at), least(m.delivered_at, f.delivered_at), least(m.read_at, f.read_at),
         least(m.played_at, f.played_at), least(m.failed_at, f.failed_at), m.state)
-    from folded f, locked l
+    from locked f
     where m.country_id = f.country_id and m.message_id = f.message_id
-      and l.country_id = f.country_id and l.message_id = f.message_id
     returning m.country_id, m.message_id, m.account_id, m.contact_id, m.template_name, m.template_language, m.accepted_at, f.error
   ),
   told as (
@@ -208,7 +209,7 @@ $$;
 
 -- Inbound messages and calls: the log, the story, and the window of 24 hours from the person's own time stamp.
 create function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
 begin
   perform whatsapp_internal.meet_contacts(p_events);
@@ -281,9 +282,11 @@ $$;
 
 create function whatsapp.ingest(p_events jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set join_collapse_limit = 1 set jit = off
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
+set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
+  v_keys uuid[];
   v_new jsonb[];
   v_parked integer;
 begin
@@ -312,13 +315,13 @@ begin
     select country_id, event_key, account_id, field, kind, outcome, wamid, case when outcome = 'parked' then event end, event -> 'payload'
     from arrived
     on conflict do nothing
-    returning country_id, event_key, outcome
+    returning event_key, outcome
   )
-  select array_agg(a.event) filter (where s.outcome = 'applied'), count(*) filter (where s.outcome = 'parked')
-  into v_new, v_parked
-  from stored s
-  join arrived a on a.country_id = s.country_id and a.event_key = s.event_key;
-  v_new := coalesce(v_new, '{}');
+  select array_agg(event_key) filter (where outcome = 'applied'), count(*) filter (where outcome = 'parked')
+  into v_keys, v_parked
+  from stored;
+  v_new := array(
+    select distinct on (key) i from unnest(p_events) i, lateral (select (i ->> 'key')::uuid as key) k where key = any (v_keys) order by key);
 
   if exists (select from unnest(v_new) i where i ->> 'kind' = 'status') then
     perform whatsapp_internal.apply_statuses(array(select i from unnest(v_new) i where i ->> 'kind' = 'status'));
