@@ -88,6 +88,7 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
         stack = cleanup.enter_context(running_stack(functions=None, durable=True))
         message_id, token = _prepare(stack)
         env = os.environ | stack.env() | graph.env() | {"WHATSAPP_KICK": "false", "WHATSAPP_DOTENV": "off"}
+        env["PYTHONPATH"] = str(ROOT / "tests" / "benchmarks" / "production")
         firsts = _firsts(stack, world, message_id, token)
         for _, first in itertools.product(range(repetitions if quick else repetitions * 3), firsts):
             if only and first.function not in only:

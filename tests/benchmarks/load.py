@@ -5,6 +5,7 @@ Requests are built before the clock starts.
 """
 
 import asyncio
+import contextlib
 from time import perf_counter
 from typing import Any, cast
 
@@ -61,6 +62,7 @@ class Load:
         self.busy = 0
         self.running = True
         self.exhausted = asyncio.Event()
+        self._idle = asyncio.Event()
 
     def take(self) -> bytes | None:
         request = next(self._requests, None) if self.running else None
@@ -70,11 +72,18 @@ class Load:
         self.busy += 1
         return request
 
+    async def idle(self) -> None:
+        """Wait until everything sent is answered."""
+        if self.busy:
+            await asyncio.wait_for(self._idle.wait(), 60)
+
     def answered(self, status: bytes, sent_at: float, now: float, body: bytes) -> None:
         self.busy -= 1
         if status != b"200":
             raise SystemExit(f"answered {status.decode()}: {body.decode()}")
         self.took.append((now, now - sent_at))
+        if not self.busy and not self.running:
+            self._idle.set()
 
 
 def _length(head: bytes) -> int:
@@ -85,7 +94,7 @@ def _length(head: bytes) -> int:
 def requests(job: dict[str, Any]) -> list[bytes]:
     """A POST per status: {"object": …} as Meta writes it, signed."""
     found = []
-    head = f"POST {job['path']} HTTP/1.1\r\nHost: {job['host']}\r\nContent-Type: application/json\r\nUser-Agent: facebookexternalua\r\n"
+    head = f"POST {job['path']} HTTP/1.1\r\nHost: {job['host']}\r\nContent-Type: application/json\r\n"
     for number, wamid, state, recipient, message_id in job["statuses"]:
         status = {
             "id": wamid,
@@ -124,13 +133,11 @@ async def main() -> None:
     began = perf_counter()
     for caller in callers:
         caller.begin()
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(load.exhausted.wait(), job["seconds"])
-    except TimeoutError:
-        load.running = False
+    load.running = False
     ended = perf_counter()
-    while load.busy > 0 and not load.broken and perf_counter() - ended < 60:
-        await asyncio.sleep(0.01)
+    await load.idle()
     warm = began + min(1.0, (ended - began) / 4)
     if load.broken:
         raise SystemExit(f"{load.broken} connections broke")

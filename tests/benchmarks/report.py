@@ -119,10 +119,11 @@ class Report:
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
-    packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return {
-        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "packages": packages,
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "packages": ", ".join(
+            [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in _PACKAGES)]
+        ),
     }
 
 

@@ -52,6 +52,7 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
     with ExitStack() as cleanup:
         stack = cleanup.enter_context(running_stack(functions=None, durable=True))
         database = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
+        admin = cleanup.enter_context(psycopg.connect(stack.admin_url, autocommit=True))
         _prepare(database)
         env = os.environ | stack.env() | world.env("http://127.0.0.1:9")
         _warm_up(stack, database, world, env)
@@ -60,7 +61,7 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
                 continue
             wanted = int(seconds * _MOST_PER_SECOND[name])
             statuses = _statuses(_accepted(database, wanted // len(_STATES), known=name == "ours"))
-            database.execute("checkpoint") if _may_checkpoint(database) else None
+            admin.execute("checkpoint")
             with _server(app, env, stack) as port:
                 figures = _measure(world, statuses, port, connections, seconds)
             if name == "ours":
@@ -130,8 +131,8 @@ def _accepted(database: psycopg.Connection[Any], count: int, *, known: bool) -> 
                     for row in rows:
                         copy.write_row(row)
                 cursor.execute(
-                    """insert into whatsapp.messages (country_id, message_id, account_id, contact_id, direction, kind, state,
-                         content, category, wamid, accepted_at)
+                    """insert into whatsapp.messages (country_id, message_id, account_id, contact_id, direction,
+                         kind, state, content, category, wamid, accepted_at)
                        select %s, message_id, 'main', c.contact_id, 'outbound', 'template', 'accepted',
                          '{"type": "template", "template": {"name": "order_update", "language": {"code": "es_MX"}}}',
                          'UTILITY', wamid, now()
@@ -159,8 +160,8 @@ def _prepare(database: psycopg.Connection[Any]) -> None:
     for country_id in ("MX", "CO"):
         database.execute(
             """insert into whatsapp.contacts (country_id, phone, wa_id, match_key)
-               select %s, '+52' || (5500000000 + n)::text, '52' || (5500000000 + n)::text, '52' || (5500000000 + n)::text
-               from generate_series(1, 20000) n""",
+               select %s, '+' || digits, digits, digits
+               from generate_series(1, 20000) n, lateral (select '52' || (5500000000 + n)::text as digits) d""",
             (country_id,),
         )
         database.execute(
@@ -174,11 +175,6 @@ def _prepare(database: psycopg.Connection[Any]) -> None:
         grant references on public.naive_events to authenticator;
     """)
     database.execute("vacuum analyze")
-
-
-def _may_checkpoint(database: psycopg.Connection[Any]) -> bool:
-    row = database.execute("select pg_has_role(current_user, 'pg_checkpoint', 'usage')").fetchone()
-    return row is not None and bool(row[0])
 
 
 @contextmanager
