@@ -1,6 +1,7 @@
 """GET /status-poll: what became of messages. Answers what the caller's own token may see; a secret key sees all.
 
     ?message_id=…&message_id=…[&wait=seconds][&state=…&state=…]    these messages, in this order
+    ?campaign_id=…&country_id=MX                                   a campaign and its progress
     ?country_id=MX[&after=cursor][&limit=n]                        a country's messages, oldest first
     -> 200 {messages: [...], cursor?}
 
@@ -16,7 +17,9 @@ from functions._shared.auth import Caller, authenticate
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings, settings
 
-_PARAMETERS = frozenset({"message_id", "country_id", "after", "limit", "wait", "state", "forceFunctionRegion"})
+_PARAMETERS = frozenset(
+    {"message_id", "campaign_id", "country_id", "after", "limit", "wait", "state", "forceFunctionRegion"}
+)
 
 
 async def handle(request: Request) -> Answer:
@@ -28,6 +31,8 @@ async def handle(request: Request) -> Answer:
             raise refuse("unknown_field", field=name)
     if "message_id" in query:
         return await _by_ids(request, caller, current)
+    if "campaign_id" in query:
+        return await _of_campaign(request, caller, current)
     if "country_id" in query:
         return await _of_country(request, caller, current)
     raise refuse("missing_field", field="message_id", reason="give message_id or country_id")
@@ -59,6 +64,15 @@ async def _of_country(request: Request, caller: Caller, current: Settings) -> An
         current,
     )
     return Answer({"messages": messages, "cursor": cursor})
+
+
+async def _of_campaign(request: Request, caller: Caller, current: Settings) -> Answer:
+    from services.whatsapp import campaigns
+
+    if "country_id" not in request.query_params:
+        raise refuse("missing_field", field="country_id")
+    query = request.query_params
+    return Answer(await campaigns.progress(query["campaign_id"], query["country_id"], caller.token, current))
 
 
 def _number(request: Request, name: str, *, default: float, most: float) -> float:

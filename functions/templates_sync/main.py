@@ -5,12 +5,14 @@
 A signed-in user must name a country of theirs.
 """
 
+from typing import Any
+
 from starlette.requests import Request
 
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
-from functions._shared.body import read_body
+from functions._shared.body import read_optional_json
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import settings
 
@@ -20,7 +22,7 @@ _LIMIT = 4096
 async def handle(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret:*"))
-    country_id = _country(await read_body(request, _LIMIT))
+    country_id = _country(await read_optional_json(request, _LIMIT))
     from services.whatsapp import store, templates
 
     if caller.user_id is not None:
@@ -34,18 +36,8 @@ async def handle(request: Request) -> Answer:
     return Answer({"accounts": await templates.sync(current, country_id)})
 
 
-def _country(body: bytes) -> str | None:
-    if not body.strip():
-        return None
-    import orjson
-
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise refuse("malformed_json", reason=error.msg) from None
-    if not isinstance(document, dict):
-        raise refuse("body_not_object")
-    country_id = document.get("country_id")
+def _country(body: dict[str, Any]) -> str | None:
+    country_id = body.get("country_id")
     if country_id is not None and not isinstance(country_id, str):
         raise refuse("invalid_field", field="country_id", reason="it must be a text such as MX")
     return country_id

@@ -210,7 +210,7 @@ _TABLE = (
         "idempotency_key_invalid",
         400,
         "The Idempotency-Key header cannot be used.",
-        "Use 1 to 255 visible ASCII characters, such as a UUID.",
+        "Use 1 to 200 printable ASCII characters, such as a UUID.",
     ),
     Refusal(
         "idempotency_key_reused",

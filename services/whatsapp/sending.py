@@ -5,16 +5,12 @@ process share one call of `enqueue`.
 """
 
 import asyncio
-import re
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Any
 
-import orjson
-
+from services.whatsapp import fields, template
 from services.whatsapp.batching import GroupCommit, Overloaded
 from services.whatsapp.identity import InvalidRecipient, parse_recipient
 from services.whatsapp.messages import InvalidMessage, parse_message
@@ -23,10 +19,6 @@ from services.whatsapp.settings import Settings
 
 _FIELDS = frozenset({"country_id", "account", "to", "message", "send_at", "expires_at", "ref"})
 _REQUIRED = ("country_id", "to", "message")
-_COUNTRY = re.compile(r"[A-Z]{2}")
-_ACCOUNT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?")
-_LONGEST_REF = 200
 _LONGEST_TYPE = 50
 _MOST = 200
 
@@ -56,6 +48,7 @@ async def send(request: Mapping[str, Any], key: str | None, actor: str | None, s
     trusted server. Raises RefusalError with the field, the reason and the remedy.
     """
     item = read_request(request, key) | {"actor": actor}
+    await _check_contract(item, settings)
     try:
         verdict = await _commits(settings).add(item)
     except Overloaded:
@@ -88,21 +81,17 @@ def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
     for name in _REQUIRED:
         if name not in request:
             raise refuse("missing_field", field=name)
-    country_id = _text(request, "country_id", _COUNTRY, "a country is two capital letters (ISO 3166-1), such as MX")
-    account_id = _text(request, "account", _ACCOUNT, "an account is lower-case letters, digits and hyphens")
-    ref = request.get("ref")
-    if ref is not None and not (isinstance(ref, str) and 0 < len(ref) <= _LONGEST_REF):
-        raise refuse("invalid_field", field="ref", reason=f"it must be a text of 1 to {_LONGEST_REF} characters")
+    country_id = fields.country(request)
     return {
         "country_id": country_id,
-        "account_id": account_id,
-        **_recipient(request["to"], str(country_id)),
+        "account_id": fields.account(request),
+        **_recipient(request["to"], country_id),
         **_message(request["message"]),
-        "key": _key(key),
-        "fingerprint": _fingerprint(request),
-        "send_at": _time(request, "send_at"),
-        "expires_at": _time(request, "expires_at"),
-        "ref": ref,
+        "key": fields.key(key),
+        "fingerprint": fields.fingerprint(request),
+        "send_at": fields.time(request, "send_at"),
+        "expires_at": fields.time(request, "expires_at"),
+        "ref": fields.ref(request),
     }
 
 
@@ -114,6 +103,21 @@ def refused(verdict: Mapping[str, Any], item: Mapping[str, Any]) -> RefusalError
         "template_not_approved": f"{item.get('template_name')} in {item.get('template_language')}",
     }
     return refuse(verdict["code"], field=verdict.get("field"), reason=reasons.get(verdict["code"]))
+
+
+async def _check_contract(item: Mapping[str, Any], settings: Settings) -> None:
+    """Refuses `template_parameters` where what is supplied does not fit the template as Meta approved it."""
+    if item["kind"] != "template":
+        return
+    # Imported here: a request that is refused for its shape needs no client of Supabase.
+    from services.whatsapp import store
+
+    contract = await store.shared(settings).template_contract(
+        item["country_id"], item["account_id"], item["template_name"], item["template_language"]
+    )
+    problem = template.check(contract, item["content"]["template"].get("components")) if contract is not None else None
+    if problem is not None:
+        raise refuse("template_parameters", field=problem.field, reason=problem.reason)
 
 
 _by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, GroupCommit[dict[str, Any], dict[str, Any]]]"
@@ -161,45 +165,3 @@ def _message(value: object) -> dict[str, Any]:
     # Meta lists languages with an underscore and finds a translation by the exact code only.
     language = content["template"]["language"]["code"] = language.replace("-", "_")
     return {"kind": "template", "content": content, "template_name": name, "template_language": language}
-
-
-def _text(request: Mapping[str, Any], name: str, pattern: re.Pattern[str], reason: str) -> str | None:
-    value = request.get(name)
-    if value is None and name not in _REQUIRED:
-        return None
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise refuse("invalid_field", field=name, reason=reason)
-    return value
-
-
-def _key(key: str | None) -> str:
-    if not key:
-        raise refuse("idempotency_key_missing", field="Idempotency-Key")
-    if not _KEY.fullmatch(key):
-        raise refuse("idempotency_key_invalid", field="Idempotency-Key")
-    return key
-
-
-def _time(request: Mapping[str, Any], name: str) -> str | None:
-    """An ISO 8601 time with its offset, in UTC."""
-    value = request.get(name)
-    if value is None:
-        return None
-    reason = "it must be an ISO 8601 time with its offset, such as 2026-12-24T09:00:00-06:00"
-    code = "invalid_send_at" if name == "send_at" else "invalid_field"
-    if not isinstance(value, str):
-        raise refuse(code, field=name, reason=reason)
-    try:
-        time = datetime.fromisoformat(value)
-    except ValueError:
-        raise refuse(code, field=name, reason=reason) from None
-    if time.tzinfo is None:
-        raise refuse(code, field=name, reason=reason)
-    try:
-        return time.astimezone(UTC).isoformat()
-    except OverflowError:
-        raise refuse(code, field=name, reason=reason) from None
-
-
-def _fingerprint(request: Mapping[str, Any]) -> str:
-    return blake2b(orjson.dumps(request, option=orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()

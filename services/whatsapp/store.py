@@ -8,6 +8,7 @@ PostgREST's client of the `supabase` package is used by itself: the package as a
 """
 
 import asyncio
+import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ _TIMEOUT = httpx.Timeout(20, connect=3, pool=5)
 _LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=16)
 """httpx itself slows down beyond about 20 connections; batching keeps us far below."""
 _ATTEMPTS = 4
+_CONTRACT_SECONDS = 30.0
+_MOST_CONTRACTS = 1_000
 _PASSING_STATES = ("08", "53", "57P", "40001", "40P01", "55P03", "57014", "PGRST00")
 """Beginnings of SQLSTATE and PostgREST codes of failures that may pass."""
 _GATEWAY_STATES = ("502", "503", "504", "520")
@@ -53,6 +56,7 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._http = httpx.AsyncClient(http2=False, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
+        self._contracts: dict[tuple[str, str | None, str, str], tuple[float, Row | None]] = {}
         self._server = self._client(settings.secret_key, settings.secret_key)
 
     async def enqueue(self, items: Sequence[Row]) -> list[Row]:
@@ -82,6 +86,38 @@ class Store:
     async def sync_templates(self, country_id: str, account_id: str, templates: Sequence[Row]) -> Row:
         arguments = {"p_country": country_id, "p_account": account_id, "p_templates": templates}
         return dict(await self._call("sync_templates", arguments))
+
+    async def template_contract(self, country_id: str, account_id: str | None, name: str, language: str) -> Row | None:
+        """What the template needs, or None where it is not known. Kept for half a minute: contracts change rarely."""
+        key = (country_id, account_id, name, language)
+        now = time.monotonic()
+        kept = self._contracts.get(key)
+        if kept is not None and kept[0] > now:
+            return kept[1]
+        arguments = {"p_country": country_id, "p_account": account_id, "p_name": name, "p_language": language}
+        contract = await self._call("template_contract", arguments)
+        if len(self._contracts) >= _MOST_CONTRACTS:
+            self._contracts.clear()
+        self._contracts[key] = (now + _CONTRACT_SECONDS, contract or None)
+        return contract or None
+
+    async def open_campaign(self, campaign: Row) -> Row:
+        return dict(await self._call("open_campaign", {"p_campaign": [campaign]}))
+
+    async def enqueue_campaign(
+        self, country_id: str, campaign_id: str, key: str, fingerprint: str, rows: Sequence[Row]
+    ) -> Row:
+        arguments = {"p_country": country_id, "p_campaign": campaign_id, "p_key": key, "p_fingerprint": fingerprint}
+        return dict(await self._call("enqueue_campaign", arguments | {"p_rows": rows}))
+
+    async def control_campaign(self, country_id: str, campaign_id: str, action: str, actor: str | None) -> Row:
+        arguments = {"p_country": country_id, "p_campaign": campaign_id, "p_action": action, "p_actor": actor}
+        return dict(await self._call("control_campaign", arguments))
+
+    async def campaign_progress(self, country_id: str, campaign_id: str, token: str | None) -> Row | None:
+        """The campaign's counts, by RLS with a user's `token`; None where there is none to see."""
+        query = self._reader(token).rpc("campaign_progress", {"p_country": country_id, "p_campaign": campaign_id})
+        return await _execute(query) or None
 
     async def account_states(self) -> list[Row]:
         """Every account with its state, for the health door."""

@@ -5,6 +5,7 @@ from typing import Any
 from services.whatsapp import graph, log, store
 from services.whatsapp.graph import GraphError
 from services.whatsapp.settings import Settings
+from services.whatsapp.template import contract_of
 
 _log = log.get("templates")
 
@@ -41,6 +42,7 @@ def row_of(template: dict[str, Any]) -> dict[str, Any]:
         "category": template.get("category"),
         "parameter_format": template.get("parameter_format"),
         "components": template.get("components"),
+        "contract": contract_of(template.get("components"), template.get("category")),
         "quality": quality.get("score") if isinstance(quality, dict) else None,
         "reason": template.get("rejected_reason"),
     }

@@ -18,17 +18,23 @@ create table whatsapp.accounts (
   paused_until timestamptz,
   messages_per_second integer not null default 80 check (messages_per_second between 1 and 1000),
   time_zone text not null default 'UTC',
+  quiet_from time,
+  quiet_until time,
   opt_in_required boolean not null default false,
   unknown_policy text not null default 'requeue_once' check (unknown_policy in ('requeue_once', 'fail')),
   unknown_deadline interval not null default interval '10 minutes' check (unknown_deadline >= interval '1 second'),
   created_at timestamptz not null default now(),
-  primary key (country_id, account_id)
+  primary key (country_id, account_id),
+  check ((quiet_from is null) = (quiet_until is null)),
+  -- A zone that Postgres does not know is an error here, and not in the middle of a claim.
+  check ((timestamptz 'epoch' at time zone time_zone) is not null)
 );
 create unique index accounts_one_default on whatsapp.accounts (country_id) where is_default;
 comment on table whatsapp.accounts is 'One row per business number. Its Meta ids and tokens live in the environment, under WHATSAPP_<COUNTRY>_<ACCOUNT>_….';
 comment on column whatsapp.accounts.portfolio is 'An alias of the business portfolio: numbers that share Meta''s messaging limit share this word.';
 comment on column whatsapp.accounts.state is 'active sends; paused waits (until paused_until, if set); stopped waits for a person; disabled refuses.';
 comment on column whatsapp.accounts.messages_per_second is 'Meta''s throughput of the number, inbound and outbound together: 80, 20 in coexistence, 1000 when upgraded.';
+comment on column whatsapp.accounts.quiet_from is 'Marketing rests from then until quiet_until by the clock of time_zone; over midnight if it is the later of the two.';
 comment on column whatsapp.accounts.unknown_policy is 'What becomes of a reply or utility message whose outcome stayed unknown: sent again once, or failed.';
 
 create table whatsapp.members (
@@ -97,6 +103,7 @@ create table whatsapp.templates (
   category text not null,
   parameter_format text,
   components jsonb,
+  contract jsonb,
   quality text,
   reason text,
   synced_at timestamptz not null default now(),
@@ -104,6 +111,7 @@ create table whatsapp.templates (
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 );
 comment on table whatsapp.templates is 'Meta''s message templates as last synced. Only APPROVED may be sent; a status this code does not know may not.';
+comment on column whatsapp.templates.contract is 'What must be supplied: {"parameters": [{"key", "type", "required", "max", "example"}]} or {"unsupported"}.';
 comment on column whatsapp.templates.language is 'With an underscore (es_MX), however Meta spelled it.';
 
 create table whatsapp.messages (

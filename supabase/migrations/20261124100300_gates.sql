@@ -40,6 +40,21 @@ return case
 end;
 comment on function whatsapp_internal.refusal is 'Why a message may not go now, as a code of docs/whatsapp.md, or null.';
 
+-- When the quiet hours that hold at `at` end, or null if none hold. The end is found on the account's own calendar, not by adding hours, so
+-- a night in which the clocks change is no matter.
+create function whatsapp_internal.quiet_end(time_zone text, quiet_from time, quiet_until time, at timestamptz) returns timestamptz
+language sql stable parallel safe
+return case
+  when quiet_from is null or quiet_from = quiet_until then null
+  when quiet_from < quiet_until and (at at time zone time_zone)::time >= quiet_from and (at at time zone time_zone)::time < quiet_until
+    then ((at at time zone time_zone)::date + quiet_until) at time zone time_zone
+  when quiet_from > quiet_until and (at at time zone time_zone)::time >= quiet_from
+    then ((at at time zone time_zone)::date + 1 + quiet_until) at time zone time_zone
+  when quiet_from > quiet_until and (at at time zone time_zone)::time < quiet_until
+    then ((at at time zone time_zone)::date + quiet_until) at time zone time_zone
+end;
+comment on function whatsapp_internal.quiet_end is 'The end of the quiet hours in force, or null. Marketing waits for it; nothing is refused.';
+
 -- The lane a message waits in and how urgent the lane is: a person's answer, then what they asked for, then marketing.
 create function whatsapp_internal.lane_of(kind text, category text) returns text
 language sql immutable parallel safe
@@ -51,5 +66,6 @@ return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallin
 
 revoke all on function whatsapp_internal.refusal(text, text, text, text, timestamptz, timestamptz, timestamptz, boolean, timestamptz, timestamptz,
   timestamptz, timestamptz, timestamptz) from public, anon, authenticated, service_role;
+revoke all on function whatsapp_internal.quiet_end(text, time, time, timestamptz) from public, anon, authenticated, service_role;
 revoke all on function whatsapp_internal.lane_of(text, text) from public, anon, authenticated, service_role;
 revoke all on function whatsapp_internal.lane_priority(text) from public, anon, authenticated, service_role;

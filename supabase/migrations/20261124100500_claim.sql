@@ -20,6 +20,8 @@
 -- (the planner leaves the index), constant limit and row_number() 2.1, this one with a custom plan 1.9. With sorts and bitmaps switched
 -- off the planner has only the index left, and the plan can be kept: planning anew cost a millisecond a lane.
 
+-- TODO: Meta's messaging limit (unique people a portfolio may write to in 24 hours) is not kept.
+
 -- The due head of one lane, each row judged: go, or refused with a code, or blocked until a time.
 create type whatsapp_internal.candidate as (
   message_id uuid,
@@ -50,6 +52,8 @@ begin
     case
       when earlier.found or v.sending_until > p_at then p_at + interval '1 second'
       when v.pair_next_at > p_at + interval '264 seconds' then v.pair_next_at - interval '264 seconds'
+      when m.kind = 'template' and coalesce(t.category, m.category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION')
+        then whatsapp_internal.quiet_end(a.time_zone, a.quiet_from, a.quiet_until, p_at)
     end
   from head h
   join whatsapp.messages m on m.country_id = h.country_id and m.message_id = h.message_id
@@ -194,7 +198,13 @@ begin
       array_agg(c.message_id) filter (where c.code is null and c.blocked_until is not null),
       array_agg(c.blocked_until) filter (where c.code is null and c.blocked_until is not null)
     into v_go, v_no, v_codes, v_late, v_late_until
-    from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at) c;
+    from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at) j
+    -- A campaign's messages wait for its template: the campaign is paused with it, and must lose nobody between the two.
+    cross join lateral (
+      select j.message_id, case when not waits then j.code end as code,
+        case when waits then p_at + interval '1 minute' else j.blocked_until end as blocked_until
+      from (select coalesce(j.code like 'template\_%' and v_lane.lane like 'campaign:%', false) as waits) w
+    ) c;
 
     if v_no is not null then
       perform whatsapp_internal.refuse_claimed(p_country, v_no, v_codes);

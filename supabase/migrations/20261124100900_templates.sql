@@ -1,6 +1,6 @@
 -- sync_templates: make our copy of one account's templates what Meta's complete listing says. What the listing lacks, Meta has removed.
 --
---   p_templates  jsonb[]  {name, language, status, category, parameter_format?, components?, quality?, reason?}
+--   p_templates  jsonb[]  {name, language, status, category, parameter_format?, components?, contract?, quality?, reason?}
 --   returns      jsonb    {"stored": n, "removed": n}
 --
 -- Safe to repeat. Not one of the five verbs: it moves no message, it only refreshes what the gates look at.
@@ -16,18 +16,19 @@ begin
     raise sqlstate 'PT404' using message = 'no such account', hint = 'Insert a row into whatsapp.accounts first.';
   end if;
 
-  insert into whatsapp.templates as t (country_id, account_id, name, language, status, category, parameter_format, components, quality, reason)
+  insert into whatsapp.templates as t (
+    country_id, account_id, name, language, status, category, parameter_format, components, contract, quality, reason)
   select distinct on (r.name, r.language)
     p_country, p_account, r.name, r.language, coalesce(r.status, 'UNKNOWN'), coalesce(r.category, 'UNKNOWN'), r.parameter_format, r.components,
-    r.quality, r.reason
+    r.contract, r.quality, r.reason
   from unnest(p_templates) i,
     jsonb_to_record(i) as r (
-      name text, language text, status text, category text, parameter_format text, components jsonb, quality text, reason text)
+      name text, language text, status text, category text, parameter_format text, components jsonb, contract jsonb, quality text, reason text)
   where r.name is not null and r.language is not null
   order by r.name, r.language
   on conflict (country_id, account_id, name, language) do update
   set status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
-    components = excluded.components, quality = excluded.quality, reason = excluded.reason, synced_at = now();
+    components = excluded.components, contract = excluded.contract, quality = excluded.quality, reason = excluded.reason, synced_at = now();
   get diagnostics v_stored = row_count;
 
   delete from whatsapp.templates t
@@ -41,3 +42,17 @@ $$;
 comment on function whatsapp.sync_templates is 'Makes the copy of an account''s templates what Meta lists now. Safe to repeat.';
 revoke all on function whatsapp.sync_templates(text, text, jsonb[]) from public, anon, authenticated;
 grant execute on function whatsapp.sync_templates(text, text, jsonb[]) to service_role;
+
+-- The contract of one template, for the check before a message is enqueued; null where the template or its contract is not known
+-- (the gates then have the word). Without an account, the country's default.
+create function whatsapp.template_contract(p_country text, p_account text, p_name text, p_language text) returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select t.contract
+  from whatsapp.accounts a
+  join whatsapp.templates t on t.country_id = a.country_id and t.account_id = a.account_id
+  where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default))
+    and t.name = p_name and t.language = p_language
+$$;
+revoke all on function whatsapp.template_contract(text, text, text, text) from public, anon, authenticated;
+grant execute on function whatsapp.template_contract(text, text, text, text) to service_role;

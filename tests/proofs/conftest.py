@@ -11,7 +11,7 @@ from tests.local import processes
 from tests.local.stack import running_stack
 from tests.proofs.house import House, until
 
-SPARE_ACCOUNTS = [f"own-{number}" for number in range(1, 41)]
+SPARE_ACCOUNTS = [f"own-{number}" for number in range(1, 101)]
 
 
 @pytest.fixture(scope="session")

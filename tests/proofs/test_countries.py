@@ -11,7 +11,9 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from tests.proofs.house import PLAIN, House, check_refusal, some_phone, until
 
 COUNTRIES = ("MX", "CO")
-READABLE = {"accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "members"}
+READABLE = {"accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "members"} | {
+    *("campaigns", "campaign_counts"),
+}
 HIDDEN = {"idempotency_keys", "lanes", "leases", "throttles", "webhook_events"}
 
 
@@ -34,6 +36,15 @@ async def signed_in(house: House, name: str | None) -> AsyncIterator[AsyncClient
 def waiting(whole_house: House) -> None:
     """A message that stays in the queue, so that this table has something to hide as well."""
     whole_house.enqueue(whole_house.account(), [some_phone()])
+    for country in COUNTRIES:
+        whole_house.run(
+            """with c as (
+                 insert into whatsapp.campaigns (country_id, account_id, name, template_name, template_language, state)
+                 values (%s, 'main', 'empty', 'plain', 'es_MX', 'cancelled') returning country_id, campaign_id)
+               insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
+               select country_id, campaign_id, 'cancelled', 1 from c""",
+            country,
+        )
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from psycopg.types.json import Jsonb
 
 Row = dict[str, Any]
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_TAKEN = {"MX", "CO", "ZZ"}
+_TAKEN = {"MX", "CO", "AR", "ZZ"}
+"""Countries of other tests, and the one of events nobody can be routed to."""
 _codes = (code for a, b in itertools.product(_LETTERS, _LETTERS) if (code := a + b) not in _TAKEN)
 
 TEMPLATES = {"plain": "UTILITY", "offer": "MARKETING"}

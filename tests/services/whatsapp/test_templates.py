@@ -8,7 +8,7 @@ from tests.local.stack import Stack
 
 
 async def test_an_account_without_a_row_is_reported_and_stops_no_other(stack: Stack) -> None:
-    """AR is in the environment and has no row in whatsapp.accounts; it comes before MX."""
+    """AR's account `main` is in the environment and has no row in whatsapp.accounts; it comes before MX."""
     async with graph_process(World.random(("AR", "MX"))) as meta:
         settings = Settings.read(stack.env() | meta.env())
         try:

@@ -1,0 +1,69 @@
+"""POST and PATCH /bulk-enqueue: an approved template to many people, and the control of such a campaign.
+
+    POST   Idempotency-Key: <the caller's own key for this call>
+           {country_id, account?, name, template: {name, language}, recipients: [{to, parameters, ref?}],
+            send_at?, valid_until?}
+           {country_id, campaign_id, recipients: [...]}              appends to a campaign
+           or text/csv with the same fields (template as template=…&language=…) in the query
+           -> 202 {campaign_id, account, status, accepted, refused: [{row, code, field, message, reason}]}
+    PATCH  {country_id, campaign_id, action: "pause" | "resume" | "cancel"}
+           -> 200 the campaign and its progress
+
+For operators and admins of the country, and for servers with the secret key. 10,000 recipients a call.
+"""
+
+from starlette.requests import Request
+
+from functions._shared.answers import Answer
+from functions._shared.app import door
+from functions._shared.auth import authenticate
+from functions._shared.body import read_body, read_json
+from services.whatsapp.refusals import refuse
+from services.whatsapp.settings import settings
+
+_LIMIT = 16 * 1024 * 1024
+
+
+async def enqueue(request: Request) -> Answer:
+    current = settings()
+    caller = await authenticate(request, current, ("user", "secret"))
+    from services.whatsapp import campaigns, draining
+
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/csv":
+        try:
+            text = (await read_body(request, _LIMIT)).decode()
+        except UnicodeDecodeError:
+            raise refuse("invalid_csv", reason="it is not UTF-8") from None
+        call = campaigns.read_csv(text, request.query_params)
+    else:
+        call = await read_json(request, _LIMIT)
+    done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
+
+    async def kick() -> None:
+        await draining.kick(current)
+
+    return Answer(done.body(), 202, after=kick if current.kick and done.state == "running" else None)
+
+
+async def control(request: Request) -> Answer:
+    current = settings()
+    caller = await authenticate(request, current, ("user", "secret"))
+    body = await read_json(request)
+    from services.whatsapp import campaigns
+
+    for name in body:
+        if name not in ("country_id", "campaign_id", "action"):
+            raise refuse("unknown_field", field=name)
+    answer = await campaigns.control(
+        body.get("country_id"), body.get("campaign_id"), body.get("action"), caller.user_id, current
+    )
+    return Answer(answer)
+
+
+async def _stop() -> None:
+    from services.whatsapp import draining
+
+    await draining.close()
+
+
+app = door("bulk-enqueue", {"POST": enqueue, "PATCH": control}, on_stop=[_stop])

@@ -1,0 +1,286 @@
+"""The flow of campaigns: an approved template to very many people, a call at a time.
+
+Recipients come as JSON or CSV. Each row is checked against the template's contract here and against the gates in the
+database; good rows go, bad ones come back with their row number and a reason. A call is written in chunks, each one
+transaction with its own verdict kept: when the process dies in the middle, repeating the call answers for the chunks
+that are done and does the rest.
+"""
+
+import asyncio
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from services.whatsapp import fields, store, template
+from services.whatsapp.identity import InvalidRecipient, parse_recipient
+from services.whatsapp.messages import InvalidMessage, parse_message
+from services.whatsapp.refusals import RefusalError, describe, refuse
+from services.whatsapp.settings import Settings
+
+MOST = 10_000
+"""Recipients of one call; further calls append."""
+_CHUNK = 1_000
+_FIELDS = frozenset(
+    {"country_id", "account", "name", "template", "recipients", "send_at", "valid_until", "campaign_id"}
+)
+_ROW_FIELDS = frozenset({"to", "parameters", "ref"})
+_CSV_COLUMNS = ("to", "ref")
+_QUERY_ONLY = frozenset({"template", "language", "forceFunctionRegion"})
+_LONGEST_NAME = 200
+_ACTIONS = frozenset({"pause", "resume", "cancel"})
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Enqueued:
+    """What became of a call: how many rows were queued, and why each other one (counted from 1) was not."""
+
+    campaign_id: str
+    account: str
+    state: str
+    accepted: int = 0
+    refused: list[dict[str, Any]] = field(default_factory=list)
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "campaign_id": self.campaign_id,
+            "account": self.account,
+            "status": self.state,
+            "accepted": self.accepted,
+            "refused": sorted(self.refused, key=lambda each: int(each["row"])),
+        }
+
+
+async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Enqueued:
+    """Open the campaign, or find the one of `campaign_id`, and queue the recipients. Raises RefusalError."""
+    for name in request:
+        if name not in _FIELDS:
+            raise refuse("bulk_needs_template" if name == "message" else "unknown_field", field=name)
+    call_key = fields.key(key)
+    recipients = _recipients(request)
+    opened = await store.shared(settings).open_campaign(_opening(request, call_key, actor))
+    if "code" in opened:
+        raise refuse(opened["code"], field=opened["field"])
+    country_id = fields.country(request)
+    result = Enqueued(opened["campaign_id"], opened["account_id"], opened["state"])
+    contract = opened.get("contract") or {"unsupported": "its contract is not known yet: sync templates"}
+    for start in range(0, len(recipients), _CHUNK):
+        rows, refused = _judge(recipients[start : start + _CHUNK], start, contract, country_id)
+        # A chunk is known by what the caller sent: a repeated call finds it whatever the world has become.
+        answer = await store.shared(settings).enqueue_campaign(
+            country_id,
+            result.campaign_id,
+            f"{call_key}#{start // _CHUNK}",
+            fields.fingerprint({"campaign": result.campaign_id, "rows": recipients[start : start + _CHUNK]}),
+            rows,
+        )
+        if "code" in answer:
+            raise refuse(answer["code"], field=answer["field"])
+        result.accepted += answer["accepted"]
+        result.refused += refused + [_worded(each) for each in answer["refused"]]
+        await asyncio.sleep(0)
+    return result
+
+
+def read_csv(text: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """A call that came as text/csv: the query gives the campaign, the header row maps columns to parameters.
+
+    Columns: `to`, optionally `ref`, and the keys of the template's contract (body.1, header.image, …).
+    Refuses `invalid_csv`.
+    """
+    # What is no field of a call is refused where the call is read; Supabase's own clients may name a region.
+    request: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
+    if "template" in query or "language" in query:
+        request["template"] = {"name": query.get("template"), "language": query.get("language")}
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
+    try:
+        if not reader.fieldnames or "to" not in reader.fieldnames:
+            raise refuse("invalid_csv", reason="the first row must name the columns, and one of them must be `to`")
+        if len(set(reader.fieldnames)) != len(reader.fieldnames):
+            raise refuse("invalid_csv", reason="a column is named twice")
+        request["recipients"] = [_csv_row(row, number) for number, row in enumerate(reader, 1)]
+    except csv.Error as error:
+        raise refuse("invalid_csv", reason=f"line {reader.line_num}: {error}") from None
+    return request
+
+
+async def control(
+    country_id: object, campaign_id: object, action: object, actor: str | None, settings: Settings
+) -> dict[str, Any]:
+    """Pause, resume or cancel, from the next claim on. Answers the campaign's progress."""
+    country = fields.country({"country_id": country_id})
+    if action not in _ACTIONS:
+        raise refuse("invalid_field", field="action", reason="it must be pause, resume or cancel")
+    answer = await store.shared(settings).control_campaign(country, _uuid(campaign_id), str(action), actor)
+    if "code" in answer:
+        raise refuse(answer["code"], field=answer["field"])
+    return view(answer)
+
+
+async def progress(campaign_id: str, country_id: str, token: str | None, settings: Settings) -> dict[str, Any]:
+    """The campaign as the caller may see it. Refuses `unknown_campaign`."""
+    found = await store.shared(settings).campaign_progress(country_id, _uuid(campaign_id), token)
+    if found is None:
+        raise refuse("unknown_campaign", field="campaign_id")
+    return view(found)
+
+
+def view(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Progress with its counts by kind: states, failures and refusals by code, charged messages by category."""
+    states: dict[str, int] = {}
+    parts: dict[str, dict[str, int]] = {"failed": {}, "refused": {}, "cost": {}}
+    for key, n in found["counts"].items():
+        kind, _, code = key.partition(":")
+        if code:
+            parts[kind][code] = n
+        else:
+            states[kind] = n
+    seen = {name: value for name, value in found.items() if name != "counts"}
+    return seen | {
+        "total": sum(states.values()),
+        "states": states,
+        "failed_by_code": parts["failed"],
+        "refused_by_code": parts["refused"],
+        "charged_by_category": parts["cost"],
+    }
+
+
+def _opening(request: Mapping[str, Any], key: str, actor: str | None) -> Row:
+    opening: Row = {"country_id": fields.country(request), "actor": actor}
+    if "campaign_id" in request:
+        for name in ("account", "name", "template", "send_at", "valid_until"):
+            if name in request:
+                raise refuse("invalid_field", field=name, reason="it was fixed when the campaign was opened")
+        return opening | {"campaign_id": _uuid(request["campaign_id"])}
+    name, language = _template(request)
+    return opening | {
+        "account_id": fields.account(request),
+        "name": _campaign_name(request),
+        "template_name": name,
+        "template_language": language,
+        "send_at": fields.time(request, "send_at"),
+        "valid_until": fields.time(request, "valid_until"),
+        "key": key,
+        # Recipients have fingerprints of their own, a chunk at a time.
+        "fingerprint": fields.fingerprint({each: request[each] for each in request if each != "recipients"}),
+    }
+
+
+def _campaign_name(request: Mapping[str, Any]) -> str:
+    name = request.get("name")
+    if not isinstance(name, str) or not 0 < len(name.strip()) <= _LONGEST_NAME or "\0" in name:
+        raise refuse("invalid_field", field="name", reason=f"a campaign has a name of 1 to {_LONGEST_NAME} characters")
+    return name
+
+
+def _template(request: Mapping[str, Any]) -> tuple[str, str]:
+    given = request.get("template")
+    if given is None:
+        raise refuse("bulk_needs_template", field="template")
+    if not isinstance(given, Mapping) or set(given) != {"name", "language"}:
+        raise refuse("invalid_field", field="template", reason="it is an object of name and language")
+    name, language = given["name"], given["language"]
+    try:
+        parse_message(_message(name, language, None))
+    except InvalidMessage as error:
+        raise refuse("invalid_field", field="template", reason=_within_template(error)) from None
+    return name, language.replace("-", "_")
+
+
+def _recipients(request: Mapping[str, Any]) -> list[Any]:
+    recipients = request.get("recipients")
+    if not isinstance(recipients, list) or not recipients:
+        raise refuse("invalid_field", field="recipients", reason="it is a list of at least one recipient")
+    if len(recipients) > MOST:
+        raise refuse("too_many_recipients", field="recipients", limit=MOST)
+    return recipients
+
+
+def _judge(
+    recipients: Sequence[Any], start: int, contract: template.Contract, country_id: str
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The rows that can be queued, and the refusals of the others. Row numbers count from 1 over the whole call."""
+    rows: list[Row] = []
+    refused: list[dict[str, Any]] = []
+    for number, recipient in enumerate(recipients, start + 1):
+        try:
+            rows.append({"row": number, **_row(recipient, contract, country_id)})
+        except RefusalError as error:
+            refused.append(
+                {
+                    "row": number,
+                    "code": error.code,
+                    "field": error.field,
+                    "message": error.message,
+                    "reason": error.reason,
+                }
+            )
+    return rows, refused
+
+
+def _row(recipient: Any, contract: template.Contract, country_id: str) -> Row:
+    if not isinstance(recipient, Mapping):
+        raise refuse("invalid_recipient", field="to", reason="a recipient is an object of to, parameters and ref")
+    for name in recipient:
+        if name not in _ROW_FIELDS:
+            raise refuse("unknown_field", field=str(name))
+    if "to" not in recipient:
+        raise refuse("missing_field", field="to")
+    try:
+        to = parse_recipient(recipient["to"], country_id)
+        components = template.fill(contract, _parameters(recipient))
+        # The contract knows what a template needs; what an object of Meta's looks like is known there.
+        parse_message(_message("any", "en", components or None))
+    except InvalidRecipient as error:
+        raise refuse(error.code, field=error.field, reason=error.reason) from None
+    except template.InvalidParameters as error:
+        raise refuse("template_parameters", field=f"parameters.{error.field}", reason=error.reason) from None
+    except InvalidMessage as error:
+        raise refuse("template_parameters", field="parameters", reason=_within_template(error)) from None
+    row = {"phone": to.phone, "match_key": to.match_key, "bsuid": to.bsuid, "contact_id": to.contact_id}
+    return row | {"components": components or None, "ref": fields.ref(recipient)}
+
+
+def _message(name: object, language: object, components: list[template.Component] | None) -> dict[str, Any]:
+    content = {"name": name, "language": {"code": language}} | ({"components": components} if components else {})
+    return {"type": "template", "template": content}
+
+
+def _within_template(error: InvalidMessage) -> str:
+    return f"{error.field.removeprefix('message.template.')} {error.reason}"
+
+
+def _parameters(recipient: Mapping[str, Any]) -> Mapping[str, Any]:
+    """By the contract's keys; a list stands for the body's parameters in order."""
+    given = recipient.get("parameters", {})
+    if isinstance(given, list):
+        return {f"body.{position}": value for position, value in enumerate(given, 1)}
+    if not isinstance(given, Mapping):
+        raise refuse(
+            "template_parameters", field="parameters", reason="it is an object of the contract's keys, or a list"
+        )
+    return given
+
+
+def _csv_row(row: Mapping[str | None, Any], number: int) -> Row:
+    if None in row or None in row.values():
+        raise refuse("invalid_csv", reason=f"row {number} has more or fewer fields than the header")
+    parameters = {str(name): value for name, value in row.items() if name not in _CSV_COLUMNS and value != ""}
+    recipient: Row = {"to": row["to"], "parameters": parameters}
+    return recipient | ({"ref": row["ref"]} if row.get("ref") else {})
+
+
+def _worded(each: Mapping[str, Any]) -> dict[str, Any]:
+    known = describe(each["code"])
+    return {**each, "message": known.message if known else each["code"], "reason": known.remedy if known else None}
+
+
+def _uuid(value: object) -> str:
+    try:
+        return str(UUID(str(value)))
+    except ValueError:
+        raise refuse("invalid_field", field="campaign_id", reason="it is not a UUID") from None

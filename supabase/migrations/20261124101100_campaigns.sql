@@ -1,0 +1,564 @@
+-- Campaigns: one approved template to very many people. A campaign is a lane of the queue, so that pausing it costs one row however many
+-- messages wait in it, and a reply never stands behind it.
+--
+--   open_campaign      make a campaign, or find it again (same key, or by id), for a call that brings recipients
+--   enqueue_campaign   judge and queue one chunk of recipients; the bulk form of enqueue, with one account and one template
+--   control_campaign   pause, resume, cancel
+--   campaign_progress  how far it is: one cheap read however large it is
+--
+-- Free-form in bulk is impossible: the content of every message is built here from the campaign's own template and the row's components.
+--
+-- Progress is kept by one statement trigger on messages, in the transaction of each change, as small additions to campaign_counts that
+-- sweep folds together. So it is right after any crash, whatever verb moved a message, and no hot counter row is fought over.
+
+create table whatsapp.campaigns (
+  country_id text not null,
+  campaign_id uuid not null default whatsapp_internal.uuid7(),
+  account_id text not null,
+  name text not null,
+  template_name text not null,
+  template_language text not null,
+  state text not null check (state in ('scheduled', 'running', 'paused', 'completed', 'cancelled')),
+  state_reason text,
+  state_since timestamptz not null default now(),
+  send_at timestamptz,
+  valid_until timestamptz,
+  failure_share real not null default 0.3 check (failure_share > 0 and failure_share <= 1),
+  checked_settled bigint not null default 0,
+  checked_failed bigint not null default 0,
+  created_by uuid,
+  created_at timestamptz not null default now(),
+  primary key (country_id, campaign_id),
+  foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
+);
+create index campaigns_by_account on whatsapp.campaigns (country_id, account_id);
+comment on table whatsapp.campaigns is 'One approved template to many people. paused tells by its reason who paused it: a person, or one of Meta''s verdicts.';
+
+comment on column whatsapp.campaigns.failure_share is 'It pauses itself when more than this share of the last 200 or more settled messages failed.';
+
+create table whatsapp.campaign_counts (
+  country_id text not null,
+  campaign_id uuid not null,
+  count_id bigint generated always as identity,
+  key text not null,
+  n bigint not null,
+  primary key (country_id, campaign_id, count_id),
+  foreign key (country_id, campaign_id) references whatsapp.campaigns (country_id, campaign_id)
+);
+comment on table whatsapp.campaign_counts is 'Additions to a campaign''s counts by key (a state, "failed:<code>", "refused:<code>", "cost:<category>"); their sum counts.';
+
+alter table whatsapp.messages add column campaign_id uuid;
+alter table whatsapp.messages add foreign key (country_id, campaign_id) references whatsapp.campaigns (country_id, campaign_id);
+create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id) where campaign_id is not null;
+comment on column whatsapp.messages.campaign_id is 'The campaign it belongs to; a person gets one message of a campaign.';
+
+-- A key of a bulk call stands for an answer rather than for one message.
+alter table whatsapp.idempotency_keys alter column message_id drop not null;
+alter table whatsapp.idempotency_keys add column answer jsonb;
+
+do $$
+declare
+  name text;
+begin
+  foreach name in array array['campaigns', 'campaign_counts'] loop
+    execute format('alter table whatsapp.%I enable row level security', name);
+    execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', name);
+    execute format('grant select on whatsapp.%I to authenticated, service_role', name);
+    execute format(
+      'create policy members_read on whatsapp.%I for select to authenticated
+         using (country_id = any (array(select whatsapp_internal.my_countries())))', name);
+  end loop;
+end
+$$;
+
+-- ── Counting ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+create function whatsapp_internal.count_inserted() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
+  select country_id, campaign_id, state, count(*) from added where campaign_id is not null group by 1, 2, 3;
+  return null;
+end
+$$;
+
+create function whatsapp_internal.count_updated() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
+  select m.country_id, m.campaign_id, k.key, sum(m.sign)
+  from (
+    select country_id, campaign_id, state, error_code, refusal, price, 1 as sign from added where campaign_id is not null
+    union all
+    select country_id, campaign_id, state, error_code, refusal, price, -1 from removed where campaign_id is not null
+  ) m
+  cross join lateral (
+    values (m.state),
+      (case when m.state = 'failed' then 'failed:' || coalesce(m.error_code::text, 'unknown') end),
+      (case when m.state in ('refused', 'expired') then 'refused:' || m.refusal end),
+      (case when m.price ->> 'type' = 'regular' then 'cost:' || coalesce(m.price ->> 'category', 'unknown') end)
+  ) k (key)
+  where k.key is not null
+  group by 1, 2, 3
+  having sum(m.sign) <> 0;
+  return null;
+end
+$$;
+
+create trigger campaign_inserted after insert on whatsapp.messages
+  referencing new table as added for each statement execute function whatsapp_internal.count_inserted();
+create trigger campaign_updated after update on whatsapp.messages
+  referencing old table as removed new table as added for each statement execute function whatsapp_internal.count_updated();
+
+-- Runs as the caller: row level security decides whose campaign may be read.
+create function whatsapp.campaign_progress(p_country text, p_campaign uuid) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'country_id', c.country_id, 'campaign_id', c.campaign_id, 'account', c.account_id, 'name', c.name,
+    'template', jsonb_build_object('name', c.template_name, 'language', c.template_language),
+    'state', c.state, 'reason', c.state_reason, 'since', c.state_since, 'send_at', c.send_at, 'valid_until', c.valid_until,
+    'counts', (
+      select coalesce(jsonb_object_agg(key, n), '{}') from (
+        select key, sum(n) as n from whatsapp.campaign_counts k
+        where k.country_id = c.country_id and k.campaign_id = c.campaign_id
+        group by key having sum(n) <> 0) sums))
+  from whatsapp.campaigns c
+  where c.country_id = p_country and c.campaign_id = p_campaign
+$$;
+
+-- ── Opening and filling ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- The lane of a campaign: behind replies and utility, beside other campaigns and marketing.
+create function whatsapp_internal.lane_of_campaign(p_campaign uuid) returns text
+language sql immutable parallel safe
+return 'campaign:' || p_campaign;
+
+-- Why a user may not run the country's campaigns, or nothing. Without a user the caller is a trusted server.
+create function whatsapp_internal.refuse_actor(p_country text, p_actor uuid) returns text
+language sql stable set search_path = ''
+as $$
+  select case
+    when p_actor is null then null
+    when m.role is null then 'not_a_member'
+    when m.role not in ('operator', 'admin') then 'role_too_low'
+  end
+  from (select 1) one
+  left join whatsapp.members m on m.country_id = p_country and m.user_id = p_actor
+$$;
+
+--   p_campaign  {country_id, actor?, campaign_id} to append, or {country_id, actor?, account_id?, name, template_name, template_language,
+--               send_at?, valid_until?, key, fingerprint} for a new one
+--   returns     {campaign_id, account_id, state, template_name, template_language, contract}  or  {code, field}
+create function whatsapp.open_campaign(p_campaign jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_in record;
+  v_account whatsapp.accounts;
+  v_template whatsapp.templates;
+  v_campaign whatsapp.campaigns;
+  v_key whatsapp.idempotency_keys;
+  v_code text;
+begin
+  select * into v_in from jsonb_to_record(p_campaign[1]) as r (
+    country_id text, actor uuid, campaign_id uuid, account_id text, name text, template_name text, template_language text, send_at timestamptz,
+    valid_until timestamptz, key text, fingerprint text);
+
+  v_code := whatsapp_internal.refuse_actor(v_in.country_id, v_in.actor);
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+
+  if v_in.campaign_id is null then
+    select a.* into v_account from whatsapp.accounts a
+    where a.country_id = v_in.country_id and (a.account_id = v_in.account_id or (v_in.account_id is null and a.is_default));
+    if not found then
+      return jsonb_build_object('field', 'account', 'code', case
+        when not exists (select from whatsapp.accounts a where a.country_id = v_in.country_id) then 'unknown_country'
+        when v_in.account_id is null then 'no_default_account' else 'no_such_account' end);
+    end if;
+
+    insert into whatsapp.idempotency_keys (country_id, key, fingerprint, answer)
+    values (v_in.country_id, v_in.key, v_in.fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
+    on conflict do nothing;
+    select * into v_key from whatsapp.idempotency_keys k where k.country_id = v_in.country_id and k.key = v_in.key;
+    if v_key.fingerprint <> v_in.fingerprint or v_key.answer is null then
+      return jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key');
+    end if;
+    v_in.campaign_id := (v_key.answer ->> 'campaign_id')::uuid;
+  end if;
+
+  select * into v_campaign from whatsapp.campaigns c
+  where c.country_id = v_in.country_id and c.campaign_id = v_in.campaign_id for no key update;
+  if not found and v_account.account_id is null then
+    return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
+  end if;
+
+  select t.* into v_template from whatsapp.templates t
+  where t.country_id = v_in.country_id and t.account_id = coalesce(v_campaign.account_id, v_account.account_id)
+    and t.name = coalesce(v_campaign.template_name, v_in.template_name)
+    and t.language = coalesce(v_campaign.template_language, v_in.template_language);
+  v_code := case
+    when v_account.state in ('stopped', 'disabled') and v_campaign.campaign_id is null then 'account_' || v_account.state
+    when v_template.name is null then 'template_unknown'
+    when v_template.status = 'PAUSED' and v_campaign.campaign_id is null then 'template_paused'
+    when v_template.status not in ('APPROVED', 'PAUSED') then 'template_not_approved'
+  end;
+  if v_code is not null then
+    -- Nothing was made: the key may be used again.
+    delete from whatsapp.idempotency_keys k where v_campaign.campaign_id is null and k.country_id = v_in.country_id and k.key = v_in.key;
+    return jsonb_build_object('code', v_code, 'field', case when v_code like 'account%' then 'account' else 'template' end);
+  end if;
+
+  if v_campaign.campaign_id is null then
+    insert into whatsapp.campaigns (
+      country_id, campaign_id, account_id, name, template_name, template_language, state, send_at, valid_until, created_by)
+    values (
+      v_in.country_id, v_in.campaign_id, v_account.account_id, v_in.name, v_in.template_name, v_in.template_language,
+      case when v_in.send_at > now() then 'scheduled' else 'running' end, v_in.send_at, v_in.valid_until, v_in.actor)
+    returning * into v_campaign;
+    insert into whatsapp.lanes (country_id, account_id, lane, priority)
+    values (v_campaign.country_id, v_campaign.account_id, whatsapp_internal.lane_of_campaign(v_campaign.campaign_id), 2);
+  end if;
+
+  return jsonb_build_object(
+    'campaign_id', v_campaign.campaign_id, 'account_id', v_campaign.account_id, 'state', v_campaign.state,
+    'template_name', v_campaign.template_name, 'template_language', v_campaign.template_language, 'contract', v_template.contract);
+end
+$$;
+
+--   p_key, p_fingerprint   of this chunk: repeated, it answers what it answered
+--   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, components?, ref?}
+--   returns    {"accepted": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
+-- Custom plans: a session keeps the plan it made while the tables were nearly empty, and a country's first large campaign would meet it until
+-- they are analysed. 1,000 rows, with 1,000 to 10,000 there already (ms): 1,000 growing to 5,400 with a kept plan, 260 throughout with this.
+create function whatsapp.enqueue_campaign(p_country text, p_campaign uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_campaign whatsapp.campaigns;
+  v_account whatsapp.accounts;
+  v_category text;
+  v_key whatsapp.idempotency_keys;
+  v_lane text := whatsapp_internal.lane_of_campaign(p_campaign);
+  v_start timestamptz;
+  v_accepted integer;
+  v_refused jsonb;
+  v_answer jsonb;
+begin
+  -- The campaign's row orders chunks: what a concurrent one has queued is seen by the check for duplicates.
+  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for no key update;
+  if not found then
+    return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
+  end if;
+  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
+  if found then
+    return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
+      else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
+  end if;
+  if v_campaign.state = 'cancelled' then
+    return jsonb_build_object('code', 'campaign_over', 'field', 'campaign_id');
+  end if;
+  select * into v_account from whatsapp.accounts a where a.country_id = p_country and a.account_id = v_campaign.account_id;
+  select t.category into v_category from whatsapp.templates t
+  where t.country_id = p_country and t.account_id = v_campaign.account_id and t.name = v_campaign.template_name
+    and t.language = v_campaign.template_language;
+  v_start := greatest(v_campaign.send_at, now());
+
+  insert into whatsapp.contacts (country_id, phone, match_key)
+  select distinct on (r.match_key) p_country, r.phone, r.match_key
+  from unnest(p_rows) i, jsonb_to_record(i) as r (phone text, match_key text)
+  where r.match_key is not null
+    and not exists (select from whatsapp.contacts c where c.country_id = p_country and c.match_key = r.match_key)
+  order by r.match_key
+  on conflict do nothing;
+  insert into whatsapp.contacts (country_id, bsuid)
+  select distinct p_country, i ->> 'bsuid' from unnest(p_rows) i
+  where i ->> 'bsuid' is not null
+    and not exists (select from whatsapp.contacts c where c.country_id = p_country and c.bsuid = i ->> 'bsuid')
+  order by 2
+  on conflict do nothing;
+
+  with rows as materialized (
+    select r.*, c.contact_id as person, whatsapp_internal.uuid7() as message_id,
+      row_number() over (partition by c.contact_id order by r.row) as turn,
+      case when c.contact_id is null then 'unknown_contact' else whatsapp_internal.refusal(
+        'active', 'template', v_category, 'APPROVED', null, null, c.opted_in_at, v_account.opt_in_required, c.opted_out_at,
+        c.marketing_opted_out_at, c.marketing_cooled_until, v_campaign.valid_until, now()) end as code
+    from unnest(p_rows) i
+    cross join lateral jsonb_to_record(i) as r (
+      row integer, phone text, match_key text, bsuid text, contact_id uuid, components jsonb, ref text)
+    left join lateral (
+      select coalesce(n.contact_id, c.contact_id) as contact_id, coalesce(n.opted_in_at, c.opted_in_at) as opted_in_at,
+        coalesce(n.opted_out_at, c.opted_out_at) as opted_out_at,
+        coalesce(n.marketing_opted_out_at, c.marketing_opted_out_at) as marketing_opted_out_at,
+        greatest(n.marketing_cooled_until, c.marketing_cooled_until) as marketing_cooled_until
+      from (
+        select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = r.match_key
+        union all
+        select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.bsuid = r.bsuid
+        union all
+        select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.contact_id = r.contact_id
+        limit 1
+      ) known
+      join whatsapp.contacts c on c.country_id = p_country and c.contact_id = known.contact_id
+      left join whatsapp.contacts n on n.country_id = c.country_id and n.contact_id = c.merged_into
+    ) c on true
+  ),
+  judged as materialized (
+    select r.*, coalesce(r.code, case when r.turn > 1 or m.message_id is not null then 'duplicate_recipient' end) as verdict
+    from rows r
+    left join whatsapp.messages m
+      on m.country_id = p_country and m.campaign_id = p_campaign and m.contact_id = r.person
+  ),
+  good as materialized (select * from judged where verdict is null),
+  talks as (
+    insert into whatsapp.conversations (country_id, account_id, contact_id)
+    select p_country, v_campaign.account_id, g.person from good g order by g.person
+    on conflict do nothing
+  ),
+  logged as (
+    insert into whatsapp.messages (
+      country_id, message_id, account_id, contact_id, direction, kind, state, content, template_name, template_language, category, ref,
+      created_by, send_at, expires_at, campaign_id)
+    select p_country, g.message_id, v_campaign.account_id, g.person, 'outbound', 'template',
+      case when v_start > now() then 'scheduled' else 'queued' end,
+      jsonb_build_object('type', 'template', 'template', jsonb_strip_nulls(jsonb_build_object(
+        'name', v_campaign.template_name, 'language', jsonb_build_object('code', v_campaign.template_language),
+        'components', g.components))),
+      v_campaign.template_name, v_campaign.template_language, v_category, g.ref, v_campaign.created_by, v_campaign.send_at,
+      v_campaign.valid_until, p_campaign
+    from good g
+    returning message_id
+  ),
+  told as (
+    insert into whatsapp.message_events (country_id, message_id, event)
+    select p_country, message_id, case when v_start > now() then 'message_scheduled' else 'message_queued' end from good
+  ),
+  queued as (
+    insert into whatsapp.queue (country_id, message_id, account_id, contact_id, lane, due_at, run_at, expires_at, scheduled)
+    select p_country, message_id, v_campaign.account_id, person, v_lane, v_start, v_start, v_campaign.valid_until, v_start > now()
+    from good order by row
+  )
+  select (select count(*) from logged),
+    (select coalesce(jsonb_agg(jsonb_build_object('row', row, 'code', verdict, 'field', 'to') order by row), '[]') from judged where verdict is not null)
+  into v_accepted, v_refused;
+
+  if v_accepted > 0 and v_campaign.state = 'completed' then
+    update whatsapp.campaigns c set state = 'running', state_reason = null, state_since = now()
+    where c.country_id = p_country and c.campaign_id = p_campaign;
+    update whatsapp.lanes l set paused = false
+    where l.country_id = p_country and l.account_id = v_campaign.account_id and l.lane = v_lane;
+  end if;
+
+  v_answer := jsonb_build_object('accepted', v_accepted, 'refused', v_refused);
+  insert into whatsapp.idempotency_keys (country_id, key, fingerprint, answer) values (p_country, p_key, p_fingerprint, v_answer);
+  return v_answer;
+end
+$$;
+
+-- ── Control ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+--   p_action   pause | resume | cancel
+--   returns    campaign_progress  or  {"code", "field"}
+-- Takes effect with the next claim: what is not leased yet stays. A cancelled campaign's messages are ended by sweep, a piece at a time.
+create function whatsapp.control_campaign(p_country text, p_campaign uuid, p_action text, p_actor uuid) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_campaign whatsapp.campaigns;
+  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
+begin
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for no key update;
+  if not found then
+    return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
+  end if;
+  if v_campaign.state = 'cancelled' and p_action <> 'cancel' then
+    return jsonb_build_object('code', 'campaign_over', 'field', 'action');
+  end if;
+
+  update whatsapp.campaigns c
+  set state = case p_action
+        when 'cancel' then 'cancelled'
+        when 'pause' then case when v_campaign.state = 'completed' then 'completed' else 'paused' end
+        else case when v_campaign.state <> 'paused' then v_campaign.state when c.send_at > now() then 'scheduled' else 'running' end end,
+    state_reason = case when p_action = 'pause' and v_campaign.state <> 'completed' then 'by_a_person' end, state_since = now()
+  where c.country_id = p_country and c.campaign_id = p_campaign
+  returning c.state into v_campaign.state;
+  update whatsapp.lanes l set paused = v_campaign.state in ('paused', 'cancelled', 'completed')
+  where l.country_id = p_country and l.account_id = v_campaign.account_id and l.lane = whatsapp_internal.lane_of_campaign(p_campaign);
+  return whatsapp.campaign_progress(p_country, p_campaign);
+end
+$$;
+
+-- A template that may not be sent pauses its running campaigns, whoever found out: a webhook, Meta's answer to a message, or a sync. When it
+-- may be sent again, they go on by themselves; what a person paused stays paused.
+create function whatsapp_internal.follow_templates() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  with moved as (
+    update whatsapp.campaigns c
+    set state = case when t.status <> 'APPROVED' then 'paused' when c.send_at > now() then 'scheduled' else 'running' end,
+      state_reason = case when t.status <> 'APPROVED' then 'template_' || lower(t.status) end, state_since = now()
+    from added t
+    where c.country_id = t.country_id and c.account_id = t.account_id and c.template_name = t.name and c.template_language = t.language
+      and ((t.status <> 'APPROVED' and c.state in ('running', 'scheduled'))
+        or (t.status = 'APPROVED' and c.state = 'paused' and c.state_reason like 'template\_%'))
+    returning c.country_id, c.account_id, c.campaign_id, c.state
+  )
+  update whatsapp.lanes l set paused = m.state = 'paused'
+  from moved m
+  where l.country_id = m.country_id and l.account_id = m.account_id and l.lane = whatsapp_internal.lane_of_campaign(m.campaign_id);
+  return null;
+end
+$$;
+create trigger campaigns_follow after update on whatsapp.templates
+  referencing new table as added for each statement execute function whatsapp_internal.follow_templates();
+
+-- ── Sweep's part ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- Ends the messages of cancelled campaigns, a piece at a time.
+create function whatsapp_internal.sweep_cancelled(p_limit integer) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_cancelled integer;
+begin
+  with gone as (
+    delete from whatsapp.queue q
+    where (q.country_id, q.message_id) in (
+      select q.country_id, q.message_id
+      from whatsapp.campaigns c
+      join whatsapp.queue q
+        on q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id)
+      where c.state = 'cancelled' and q.lease_id is null
+      limit p_limit
+      for update of q skip locked)
+    returning q.country_id, q.message_id
+  ),
+  moved as (
+    update whatsapp.messages m set state = 'cancelled'
+    from gone g where m.country_id = g.country_id and m.message_id = g.message_id
+    returning m.country_id, m.message_id
+  ),
+  told as (
+    insert into whatsapp.message_events (country_id, message_id, event) select country_id, message_id, 'message_cancelled' from moved
+  )
+  select count(*) into v_cancelled from moved;
+  return v_cancelled;
+end
+$$;
+
+-- Starts what is due, completes what has nothing left to send, pauses what fails too often, and folds counts together.
+create function whatsapp_internal.sweep_campaigns() returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_running uuid[];
+begin
+  update whatsapp.campaigns set state = 'running', state_since = now() where state = 'scheduled' and send_at <= now();
+
+  -- Locked first and looked at in a statement of its own, so that recipients a call has just added are seen.
+  select array_agg(campaign_id) into v_running
+  from (select c.campaign_id from whatsapp.campaigns c where c.state = 'running' for no key update skip locked) locked;
+  with done as (
+    update whatsapp.campaigns c set state = 'completed', state_since = now()
+    where c.state = 'running' and c.campaign_id = any (v_running)
+      and exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id)
+      and not exists (
+        select from whatsapp.queue q
+        where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id))
+    returning c.country_id, c.account_id, c.campaign_id
+  )
+  -- A lane that has nothing to give costs a claim nothing.
+  update whatsapp.lanes l set paused = true
+  from done d
+  where l.country_id = d.country_id and l.account_id = d.account_id and l.lane = whatsapp_internal.lane_of_campaign(d.campaign_id);
+
+  with seen as (
+    select k.country_id, k.campaign_id, sum(k.n) as settled, sum(k.n) filter (where k.key = 'failed') as failed
+    from whatsapp.campaign_counts k
+    join whatsapp.campaigns c on c.country_id = k.country_id and c.campaign_id = k.campaign_id and c.state = 'running'
+    where k.key in ('accepted', 'sent', 'delivered', 'read', 'played', 'failed')
+    group by 1, 2
+  ),
+  judged as (
+    update whatsapp.campaigns c
+    set checked_settled = s.settled, checked_failed = coalesce(s.failed, 0),
+      state = case when failing then 'paused' else c.state end,
+      state_reason = case when failing then 'too_many_failures' else c.state_reason end,
+      state_since = case when failing then now() else c.state_since end
+    from seen s
+    cross join lateral (
+      select coalesce(s.failed, 0) - old.checked_failed > old.failure_share * (s.settled - old.checked_settled) as failing
+      from whatsapp.campaigns old where old.country_id = s.country_id and old.campaign_id = s.campaign_id) f
+    where c.country_id = s.country_id and c.campaign_id = s.campaign_id and s.settled - c.checked_settled >= 200
+    returning c.country_id, c.account_id, c.campaign_id, c.state
+  )
+  update whatsapp.lanes l set paused = true
+  from judged j
+  where j.state = 'paused' and l.country_id = j.country_id and l.account_id = j.account_id
+    and l.lane = whatsapp_internal.lane_of_campaign(j.campaign_id);
+
+  with sums as (
+    select country_id, campaign_id, key, sum(n) as n, count(*) as parts, max(count_id) as last
+    from whatsapp.campaign_counts group by 1, 2, 3 having count(*) > 20
+  ),
+  folded as (
+    delete from whatsapp.campaign_counts k using sums s
+    where k.country_id = s.country_id and k.campaign_id = s.campaign_id and k.key = s.key and k.count_id <= s.last
+    returning k.country_id, k.campaign_id, k.key, k.n
+  )
+  insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
+  select country_id, campaign_id, key, sum(n) from folded group by 1, 2, 3;
+end
+$$;
+
+create or replace function whatsapp.sweep(p_limit integer default 500, p_keep interval default '30 days') returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_unknown integer;
+  v_unknowns record;
+begin
+  v_unknown := whatsapp_internal.sweep_leases(p_limit);
+  select * into v_unknowns from whatsapp_internal.sweep_unknowns(p_limit);
+  perform whatsapp_internal.sweep_accounts();
+  perform whatsapp_internal.sweep_campaigns();
+  return jsonb_build_object(
+    'unknown', v_unknown, 'requeued', v_unknowns.requeued, 'failed', v_unknowns.failed,
+    'due', whatsapp_internal.sweep_due(p_limit), 'expired', whatsapp_internal.sweep_expired(p_limit),
+    'cancelled', whatsapp_internal.sweep_cancelled(p_limit),
+    'replayed', whatsapp_internal.sweep_parked(p_limit), 'removed', whatsapp_internal.sweep_old(p_limit, p_keep));
+end
+$$;
+
+do $$
+declare
+  f regprocedure;
+begin
+  for f in
+    select p.oid::regprocedure from pg_catalog.pg_proc p
+    where p.pronamespace = 'whatsapp_internal'::regnamespace and p.proname in (
+      'count_inserted', 'count_updated', 'lane_of_campaign', 'refuse_actor', 'follow_templates', 'sweep_cancelled', 'sweep_campaigns')
+  loop
+    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
+  end loop;
+end
+$$;
+revoke all on function whatsapp.campaign_progress(text, uuid) from public, anon;
+revoke all on function whatsapp.open_campaign(jsonb[]) from public, anon, authenticated;
+revoke all on function whatsapp.enqueue_campaign(text, uuid, text, text, jsonb[]) from public, anon, authenticated;
+revoke all on function whatsapp.control_campaign(text, uuid, text, uuid) from public, anon, authenticated;
+grant execute on function whatsapp.campaign_progress(text, uuid) to authenticated, service_role;
+grant execute on function whatsapp.open_campaign(jsonb[]) to service_role;
+grant execute on function whatsapp.enqueue_campaign(text, uuid, text, text, jsonb[]) to service_role;
+grant execute on function whatsapp.control_campaign(text, uuid, text, uuid) to service_role;
