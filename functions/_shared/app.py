@@ -114,7 +114,8 @@ def _new_request_id() -> str:
 
 
 async def _live(receive: Receive, send: Send, on_stop: Iterable[Stop]) -> None:
-    # Requests make many short-lived dicts and hardly a cycle: looking for cycles after every 700 cost a tenth.
+    # Requests make many short-lived dicts and hardly a cycle: looking for cycles after every 700 cost
+    # 8 % of the webhooks at 256 connections (2 % at 64).
     gc.set_threshold(50_000, 20, 50)
     while (await receive())["type"] == "lifespan.startup":
         await send({"type": "lifespan.startup.complete"})

@@ -16,9 +16,9 @@
 -- The token bucket is kept as the time of the next free slot: n messages take n slots, 1/rate apart, and the caller posts each
 -- at its slot. That spaces messages evenly however many processes send, and needs no refill.
 --
--- Strategies tried for the candidates of a lane (200 of a lane of 1,000,000, ms): "limit <variable>" under a generic plan 85
--- (the planner leaves the index), constant limit and row_number() 2.1, this one with a custom plan 1.9. With sorts and bitmaps switched
--- off the planner has only the index left, and the plan can be kept: planning anew cost a millisecond a lane.
+-- Candidates are read from the head of a lane by its index. A variable limit can tempt the planner away from that index, so sorts and
+-- bitmaps are switched off for that statement and the plan is kept. Measured with fresh statistics: claiming 200 takes about 20 ms with
+-- 10,000 as with 500,000 messages in the lane, judging and leasing included; planning anew each time is no faster (19.9 against 20.0 ms).
 
 -- TODO: Meta's messaging limit (unique people a portfolio may write to in 24 hours) is not kept.
 
