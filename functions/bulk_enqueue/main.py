@@ -12,8 +12,11 @@
 For operators and admins of the country, and for servers with the secret key. 10,000 recipients a call.
 """
 
+from functools import partial
+
 from starlette.requests import Request
 
+from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
@@ -27,7 +30,7 @@ _LIMIT = 16 * 1024 * 1024
 async def enqueue(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    from services.whatsapp import campaigns, draining
+    from services.whatsapp import campaigns
 
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/csv":
         try:
@@ -39,31 +42,21 @@ async def enqueue(request: Request) -> Answer:
         call = await read_json(request, _LIMIT)
     done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
 
-    async def kick() -> None:
-        await draining.kick(current)
-
-    return Answer(done.body(), 202, after=kick if current.kick and done.state == "running" else None)
+    kick = partial(windows.kick, current) if current.kick and done.state == "running" else None
+    return Answer(done.body(), 202, after=kick)
 
 
 async def control(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
     body = await read_json(request)
-    from services.whatsapp import campaigns
+    from services.whatsapp import campaigns, fields
 
-    for name in body:
-        if name not in ("country_id", "campaign_id", "action"):
-            raise refuse("unknown_field", field=name)
+    fields.only(body, ("country_id", "campaign_id", "action"))
     answer = await campaigns.control(
         body.get("country_id"), body.get("campaign_id"), body.get("action"), caller.user_id, current
     )
     return Answer(answer)
 
 
-async def _stop() -> None:
-    from services.whatsapp import draining
-
-    await draining.close()
-
-
-app = door("bulk-enqueue", {"POST": enqueue, "PATCH": control}, on_stop=[_stop])
+app = door("bulk-enqueue", {"POST": enqueue, "PATCH": control}, on_stop=[windows.close])

@@ -6,6 +6,7 @@
 
 from starlette.requests import Request
 
+from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
@@ -40,10 +41,4 @@ async def handle(request: Request) -> Answer:
     )
 
 
-async def _stop() -> None:
-    from services.whatsapp import store
-
-    await store.close_shared()
-
-
-app = door("health", {"GET": handle}, on_stop=[_stop])
+app = door("health", {"GET": handle}, on_stop=[windows.close])

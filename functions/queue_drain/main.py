@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
@@ -37,10 +38,4 @@ def _budget(body: dict[str, Any]) -> float | None:
     return float(budget)
 
 
-async def _stop() -> None:
-    from services.whatsapp import draining
-
-    await draining.close()
-
-
-app = door("queue-drain", {"POST": handle}, cors=False, on_stop=[_stop])
+app = door("queue-drain", {"POST": handle}, cors=False, on_stop=[windows.close])

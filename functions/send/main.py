@@ -7,13 +7,16 @@
 For operators and admins of the country, and for servers with the secret key.
 """
 
+from functools import partial
+
 from starlette.requests import Request
 
+from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
 from functions._shared.body import read_json
-from services.whatsapp.settings import Settings, settings
+from services.whatsapp.settings import settings
 
 
 async def handle(request: Request) -> Answer:
@@ -25,22 +28,8 @@ async def handle(request: Request) -> Answer:
 
     sent = await sending.send(body, request.headers.get("idempotency-key"), caller.user_id, current)
 
-    async def kick() -> None:
-        await _kick(current)
-
-    return Answer(sent.body(), 202, after=kick if current.kick and sent.waiting is None else None)
+    kick = partial(windows.kick, current) if current.kick and sent.waiting is None else None
+    return Answer(sent.body(), 202, after=kick)
 
 
-async def _kick(current: Settings) -> None:
-    from services.whatsapp import draining
-
-    await draining.kick(current)
-
-
-async def _stop() -> None:
-    from services.whatsapp import draining
-
-    await draining.close()
-
-
-app = door("send", {"POST": handle}, on_stop=[_stop])
+app = door("send", {"POST": handle}, on_stop=[windows.close])

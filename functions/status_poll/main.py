@@ -11,6 +11,7 @@ ids).
 
 from starlette.requests import Request
 
+from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import Caller, authenticate
@@ -26,9 +27,10 @@ async def handle(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
     query = request.query_params
-    for name in query:
-        if name not in _PARAMETERS:
-            raise refuse("unknown_field", field=name)
+    # Imported here, as its users below: a preflight or a refused caller needs nothing of it.
+    from services.whatsapp import fields
+
+    fields.only(query, _PARAMETERS)
     if "message_id" in query:
         return await _by_ids(request, caller, current)
     if "campaign_id" in query:
@@ -86,10 +88,4 @@ def _number(request: Request, name: str, *, default: float, most: float) -> floa
     return min(number, most)
 
 
-async def _stop() -> None:
-    from services.whatsapp import store
-
-    await store.close_shared()
-
-
-app = door("status-poll", {"GET": handle}, on_stop=[_stop])
+app = door("status-poll", {"GET": handle}, on_stop=[windows.close])

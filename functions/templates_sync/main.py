@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
@@ -28,7 +29,7 @@ async def handle(request: Request) -> Answer:
     if caller.user_id is not None:
         if country_id is None:
             raise refuse("missing_field", field="country_id")
-        role = await store.shared(current).is_member(country_id, caller.user_id)
+        role = await store.shared(current).role_of(country_id, caller.user_id)
         if role is None:
             raise refuse("not_a_member", field="country_id")
         if role not in ("operator", "admin"):
@@ -43,10 +44,4 @@ def _country(body: dict[str, Any]) -> str | None:
     return country_id
 
 
-async def _stop() -> None:
-    from services.whatsapp import draining
-
-    await draining.close()
-
-
-app = door("templates-sync", {"POST": handle}, on_stop=[_stop])
+app = door("templates-sync", {"POST": handle}, on_stop=[windows.close])

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from functions._shared import windows
 from functions._shared.app import Raw, door
 from functions._shared.body import read_raw
 from services.whatsapp import receiving
@@ -44,10 +45,4 @@ async def take(scope: Scope, receive: Receive, send: Send) -> None:
     await send(_EMPTY)
 
 
-async def _stop() -> None:
-    from services.whatsapp import store
-
-    await store.close_shared()
-
-
-app = door("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False, on_stop=[_stop])
+app = door("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False, on_stop=[windows.close])

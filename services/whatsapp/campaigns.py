@@ -12,10 +12,8 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from services.whatsapp import fields, store, template
-from services.whatsapp.identity import InvalidRecipient, parse_recipient
 from services.whatsapp.messages import InvalidMessage, parse_message
 from services.whatsapp.refusals import RefusalError, describe, refuse
 from services.whatsapp.settings import Settings
@@ -57,9 +55,9 @@ class Enqueued:
 
 async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Enqueued:
     """Open the campaign, or find the one of `campaign_id`, and queue the recipients. Raises RefusalError."""
-    for name in request:
-        if name not in _FIELDS:
-            raise refuse("bulk_needs_template" if name == "message" else "unknown_field", field=name)
+    if "message" in request:
+        raise refuse("bulk_needs_template", field="message")
+    fields.only(request, _FIELDS)
     call_key = fields.key(key)
     recipients = _recipients(request)
     opened = await store.shared(settings).open_campaign(_opening(request, call_key, actor))
@@ -115,7 +113,9 @@ async def control(
     country = fields.country({"country_id": country_id})
     if action not in _ACTIONS:
         raise refuse("invalid_field", field="action", reason="it must be pause, resume or cancel")
-    answer = await store.shared(settings).control_campaign(country, _uuid(campaign_id), str(action), actor)
+    answer = await store.shared(settings).control_campaign(
+        country, fields.uuid(campaign_id, "campaign_id"), str(action), actor
+    )
     if "code" in answer:
         raise refuse(answer["code"], field=answer["field"])
     return view(answer)
@@ -123,7 +123,7 @@ async def control(
 
 async def progress(campaign_id: str, country_id: str, token: str | None, settings: Settings) -> dict[str, Any]:
     """The campaign as the caller may see it. Refuses `unknown_campaign`."""
-    found = await store.shared(settings).campaign_progress(country_id, _uuid(campaign_id), token)
+    found = await store.shared(settings).campaign_progress(country_id, fields.uuid(campaign_id, "campaign_id"), token)
     if found is None:
         raise refuse("unknown_campaign", field="campaign_id")
     return view(found)
@@ -155,7 +155,7 @@ def _opening(request: Mapping[str, Any], key: str, actor: str | None) -> Row:
         for name in ("account", "name", "template", "send_at", "valid_until"):
             if name in request:
                 raise refuse("invalid_field", field=name, reason="it was fixed when the campaign was opened")
-        return opening | {"campaign_id": _uuid(request["campaign_id"])}
+        return opening | {"campaign_id": fields.uuid(request["campaign_id"], "campaign_id")}
     name, language = _template(request)
     return opening | {
         "account_id": fields.account(request),
@@ -225,24 +225,19 @@ def _judge(
 def _row(recipient: Any, contract: template.Contract, country_id: str) -> Row:
     if not isinstance(recipient, Mapping):
         raise refuse("invalid_recipient", field="to", reason="a recipient is an object of to, parameters and ref")
-    for name in recipient:
-        if name not in _ROW_FIELDS:
-            raise refuse("unknown_field", field=str(name))
+    fields.only(recipient, _ROW_FIELDS)
     if "to" not in recipient:
         raise refuse("missing_field", field="to")
+    to = fields.recipient(recipient["to"], country_id)
     try:
-        to = parse_recipient(recipient["to"], country_id)
         components = template.fill(contract, _parameters(recipient))
         # The contract knows what a template needs; what an object of Meta's looks like is known there.
         parse_message(_message("any", "en", components or None))
-    except InvalidRecipient as error:
-        raise refuse(error.code, field=error.field, reason=error.reason) from None
     except template.InvalidParameters as error:
         raise refuse("template_parameters", field=f"parameters.{error.field}", reason=error.reason) from None
     except InvalidMessage as error:
         raise refuse("template_parameters", field="parameters", reason=_within_template(error)) from None
-    row = {"phone": to.phone, "match_key": to.match_key, "bsuid": to.bsuid, "contact_id": to.contact_id}
-    return row | {"components": components or None, "ref": fields.ref(recipient)}
+    return to | {"components": components or None, "ref": fields.ref(recipient)}
 
 
 def _message(name: object, language: object, components: list[template.Component] | None) -> dict[str, Any]:
@@ -277,10 +272,3 @@ def _csv_row(row: Mapping[str | None, Any], number: int) -> Row:
 def _worded(each: Mapping[str, Any]) -> dict[str, Any]:
     known = describe(each["code"])
     return {**each, "message": known.message if known else each["code"], "reason": known.remedy if known else None}
-
-
-def _uuid(value: object) -> str:
-    try:
-        return str(UUID(str(value)))
-    except ValueError:
-        raise refuse("invalid_field", field="campaign_id", reason="it is not a UUID") from None

@@ -233,27 +233,24 @@ class Drainer:
         batch, self._results = self._results[:_CLAIM_MOST], self._results[_CLAIM_MOST:]
         self._settling += len(batch)
         try:
+            await self._settle(batch)
+        finally:
+            self._settling -= len(batch)
+            self._changed.set()
+
+    async def _settle(self, batch: list[dict[str, Any]]) -> None:
+        """One result the database cannot take must not hold up the others; it becomes unknown when its lease ends."""
+        try:
             await self._store.settle(batch)
         except RefusalError as error:
             self._results = batch + self._results
             _log.error("settle_failed", code=error.code, waiting=len(self._results))
             await asyncio.sleep(1)
         except store.Rejected as error:
-            await self._settle_apart(batch, error)
-        finally:
-            self._settling -= len(batch)
-            self._changed.set()
-
-    async def _settle_apart(self, batch: list[dict[str, Any]], error: store.Rejected) -> None:
-        """One result the database cannot take must not hold up the others; it becomes unknown when its lease ends."""
-        _log.error("settle_rejected", error=error, results=len(batch), message_id=batch[0]["message_id"])
-        if len(batch) == 1:
-            return
-        for part in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-            try:
-                await self._store.settle(part)
-            except store.Rejected as again:
-                await self._settle_apart(part, again)
+            _log.error("settle_rejected", error=error, results=len(batch), message_id=batch[0]["message_id"])
+            if len(batch) > 1:
+                await self._settle(batch[: len(batch) // 2])
+                await self._settle(batch[len(batch) // 2 :])
 
     async def _finish(self) -> None:
         self._closing = True
@@ -388,9 +385,3 @@ async def kick(settings: Settings) -> None:
         _log.warning("kick_failed", code=error.code)
     finally:
         del _kicked[loop]
-
-
-async def close() -> None:
-    """Close what draining opened on this loop."""
-    await graph.close_shared()
-    await store.close_shared()

@@ -1,19 +1,29 @@
 """The fields that requests have in common: each reader gives a checked value, or a refusal that names the field."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
+from uuid import UUID
 
 import orjson
 
+from services.whatsapp.identity import InvalidRecipient, parse_recipient
 from services.whatsapp.refusals import refuse
 
 _COUNTRY = re.compile(r"[A-Z]{2}")
 _ACCOUNT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _KEY = re.compile(r"[!-~]([ -~]{0,198}[!-~])?")
 _LONGEST_REF = 200
+
+
+def only(names: Iterable[str], known: Container[str]) -> None:
+    """Refuses `unknown_field` for a name that is not one of `known`."""
+    for name in names:
+        if name not in known:
+            raise refuse("unknown_field", field=str(name))
 
 
 def country(request: Mapping[str, Any]) -> str:
@@ -30,6 +40,22 @@ def account(request: Mapping[str, Any]) -> str | None:
     if request.get("account") is None:
         return None
     return _text(request["account"], "account", _ACCOUNT, "an account is lower-case letters, digits and hyphens")
+
+
+def recipient(value: object, country_id: str) -> dict[str, str | None]:
+    """Who a message goes to, as the verbs take it: exactly one of phone (with its match key), bsuid and contact_id."""
+    try:
+        return asdict(parse_recipient(value, country_id))
+    except InvalidRecipient as error:
+        raise refuse(error.code, field=error.field, reason=error.reason) from None
+
+
+def uuid(value: object, field: str, code: str = "invalid_field") -> str:
+    """An id of ours. Refuses `code`."""
+    try:
+        return str(UUID(str(value)))
+    except ValueError:
+        raise refuse(code, field=field, reason="it is not a UUID") from None
 
 
 def ref(request: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,6 @@ directly: redirects, cookies and auth flows of the client are of no use here and
 """
 
 import asyncio
-import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from services.whatsapp.directory import Account
 from services.whatsapp.meta_errors import Failure, from_graph
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.settings import Settings
 
 Outcome = Literal["accepted", "refused", "unsent", "unknown"]
@@ -174,19 +174,16 @@ def _never_written(error: BaseException) -> bool:
     return isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
 
 
-_graphs: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Graph]" = weakref.WeakKeyDictionary()
+_graphs: PerLoop[Graph] = PerLoop()
 
 
 def shared(settings: Settings) -> Graph:
     """The Graph client of this event loop."""
-    loop = asyncio.get_running_loop()
-    if loop not in _graphs:
-        _graphs[loop] = Graph(settings)
-    return _graphs[loop]
+    return _graphs.get(lambda: Graph(settings))
 
 
 async def close_shared() -> None:
     """Close this loop's client, if it has one."""
-    graph = _graphs.pop(asyncio.get_running_loop(), None)
+    graph = _graphs.pop()
     if graph is not None:
         await graph.close()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from services.whatsapp import store
+from services.whatsapp import fields, store
 from services.whatsapp.meta_errors import lookup
 from services.whatsapp.refusals import describe, refuse
 from services.whatsapp.sending import waiting_for
@@ -45,7 +45,7 @@ async def by_ids(
     `since` when one changes; at once if all are final.
     """
     for message_id in message_ids:
-        _check_id(message_id, "message_id")
+        fields.uuid(message_id, "message_id")
     if not message_ids or len(message_ids) > MOST_IDS:
         raise refuse("invalid_field", field="message_id", reason=f"give 1 to {MOST_IDS} ids, not {len(message_ids)}")
 
@@ -76,7 +76,7 @@ async def of_country(
     transaction may still have to be shown before it, and none is ever left out.
     """
     if after is not None:
-        _check_id(after, "after", "invalid_cursor")
+        fields.uuid(after, "after", "invalid_cursor")
     rows = await store.shared(settings).messages_after(country_id, after, limit, token)
     if not rows:
         return [], after
@@ -132,13 +132,6 @@ def _iso(time: str) -> str:
 
 def _news(rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]) -> bool:
     return any(known.get(row["message_id"]) != row["state"] for row in rows)
-
-
-def _check_id(value: str, field: str, code: str = "invalid_field") -> None:
-    try:
-        UUID(value)
-    except ValueError:
-        raise refuse(code, field=field, reason="it is not a UUID") from None
 
 
 def _oldest_id(at: datetime) -> str:

@@ -4,13 +4,12 @@ Meta repeats what is not answered 200 for up to seven days, so the only reasons 
 signature that is not Meta's and a database that is away. Source: M:webhooks/overview.
 """
 
-import asyncio
 import hmac
-import weakref
 from collections.abc import Mapping, Sequence
 
 from services.whatsapp import log, signature, webhook
 from services.whatsapp.batching import GroupCommit, Overloaded
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings
 from services.whatsapp.webhook import Event
@@ -61,22 +60,19 @@ async def receive(body: bytes, settings: Settings) -> None:
         raise refuse("webhook_overloaded") from None
 
 
-_by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, GroupCommit[list[Event], None]]" = (
-    weakref.WeakKeyDictionary()
-)
+_per_loop: PerLoop[GroupCommit[list[Event], None]] = PerLoop()
 
 
 def _commits(settings: Settings) -> GroupCommit[list[Event], None]:
-    loop = asyncio.get_running_loop()
-    commits = _by_loop.get(loop)
-    if commits is None:
+    return _per_loop.get(lambda: _new_commits(settings))
 
-        async def commit(posts: Sequence[list[Event]]) -> Sequence[None]:
-            await _ingest([event for post in posts for event in post], settings)
-            return [None] * len(posts)
 
-        commits = _by_loop[loop] = GroupCommit(commit, most=_MOST_POSTS)
-    return commits
+def _new_commits(settings: Settings) -> GroupCommit[list[Event], None]:
+    async def commit(posts: Sequence[list[Event]]) -> Sequence[None]:
+        await _ingest([event for post in posts for event in post], settings)
+        return [None] * len(posts)
+
+    return GroupCommit(commit, most=_MOST_POSTS)
 
 
 async def _ingest(events: list[Event], settings: Settings) -> None:

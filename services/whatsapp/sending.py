@@ -4,16 +4,14 @@ The answer is given once the message is durable in the queue; it leaves by the d
 process share one call of `enqueue`.
 """
 
-import asyncio
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from services.whatsapp import fields, template
 from services.whatsapp.batching import GroupCommit, Overloaded
-from services.whatsapp.identity import InvalidRecipient, parse_recipient
 from services.whatsapp.messages import InvalidMessage, parse_message
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError, describe, refuse
 from services.whatsapp.settings import Settings
 
@@ -75,9 +73,7 @@ def waiting_for(country_id: str, account_id: str, settings: Settings) -> dict[st
 
 def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
     """The item for `enqueue` that the request describes. Raises RefusalError."""
-    for name in request:
-        if name not in _FIELDS:
-            raise refuse("unknown_field", field=name)
+    fields.only(request, _FIELDS)
     for name in _REQUIRED:
         if name not in request:
             raise refuse("missing_field", field=name)
@@ -85,7 +81,7 @@ def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
     return {
         "country_id": country_id,
         "account_id": fields.account(request),
-        **_recipient(request["to"], country_id),
+        **fields.recipient(request["to"], country_id),
         **_message(request["message"]),
         "key": fields.key(key),
         "fingerprint": fields.fingerprint(request),
@@ -97,12 +93,9 @@ def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
 
 def refused(verdict: Mapping[str, Any], item: Mapping[str, Any]) -> RefusalError:
     """The refusal the database gave, in words."""
-    reasons = {
-        "template_unknown": f"{item.get('template_name')} in {item.get('template_language')}",
-        "template_paused": f"{item.get('template_name')} in {item.get('template_language')}",
-        "template_not_approved": f"{item.get('template_name')} in {item.get('template_language')}",
-    }
-    return refuse(verdict["code"], field=verdict.get("field"), reason=reasons.get(verdict["code"]))
+    of_template = str(verdict["code"]).startswith("template")
+    reason = f"{item.get('template_name')} in {item.get('template_language')}" if of_template else None
+    return refuse(verdict["code"], field=verdict.get("field"), reason=reason)
 
 
 async def _check_contract(item: Mapping[str, Any], settings: Settings) -> None:
@@ -120,36 +113,21 @@ async def _check_contract(item: Mapping[str, Any], settings: Settings) -> None:
         raise refuse("template_parameters", field=problem.field, reason=problem.reason)
 
 
-_by_loop: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, GroupCommit[dict[str, Any], dict[str, Any]]]"
-_by_loop = weakref.WeakKeyDictionary()
+_per_loop: PerLoop[GroupCommit[dict[str, Any], dict[str, Any]]] = PerLoop()
 
 
 def _commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, Any]]:
-    loop = asyncio.get_running_loop()
-    commits = _by_loop.get(loop)
-    if commits is None:
-
-        async def commit(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-            # Imported here: a request that is refused for its shape needs no client of Supabase.
-            from services.whatsapp import store
-
-            return await store.shared(settings).enqueue(items)
-
-        commits = _by_loop[loop] = GroupCommit(commit, most=_MOST)
-    return commits
+    return _per_loop.get(lambda: _new_commits(settings))
 
 
-def _recipient(value: object, country_id: str) -> dict[str, str | None]:
-    try:
-        recipient = parse_recipient(value, country_id)
-    except InvalidRecipient as error:
-        raise refuse(error.code, field=error.field, reason=error.reason) from None
-    return {
-        "phone": recipient.phone,
-        "match_key": recipient.match_key,
-        "bsuid": recipient.bsuid,
-        "contact_id": recipient.contact_id,
-    }
+def _new_commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, Any]]:
+    async def commit(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        # Imported here: a request that is refused for its shape needs no client of Supabase.
+        from services.whatsapp import store
+
+        return await store.shared(settings).enqueue(items)
+
+    return GroupCommit(commit, most=_MOST)
 
 
 def _message(value: object) -> dict[str, Any]:

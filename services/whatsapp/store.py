@@ -7,9 +7,7 @@ One client a process and event loop, on one shared HTTP client. Every verb is sa
 PostgREST's client of the `supabase` package is used by itself: the package as a whole costs twice the start-up time.
 """
 
-import asyncio
 import time
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
@@ -19,6 +17,7 @@ from postgrest import AsyncPostgrestClient
 from postgrest.exceptions import APIError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError, refuse
 from services.whatsapp.settings import Settings
 
@@ -138,7 +137,7 @@ class Store:
             query = query.gt("message_id", after)
         return await self._read(query.order("message_id").limit(limit))
 
-    async def is_member(self, country_id: str, user_id: str) -> str | None:
+    async def role_of(self, country_id: str, user_id: str) -> str | None:
         """The role of the user in the country, or None."""
         query = self._server.from_("members").select("role").eq("country_id", country_id).eq("user_id", user_id)
         rows = await self._read(query)
@@ -201,19 +200,16 @@ def _as_ours(error: APIError) -> RefusalError | Rejected:
     return Rejected(str(error.code), str(error.message))
 
 
-_stores: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Store]" = weakref.WeakKeyDictionary()
+_stores: PerLoop[Store] = PerLoop()
 
 
 def shared(settings: Settings) -> Store:
     """The store of this event loop: HTTP connections belong to the loop they were made in."""
-    loop = asyncio.get_running_loop()
-    if loop not in _stores:
-        _stores[loop] = Store(settings)
-    return _stores[loop]
+    return _stores.get(lambda: Store(settings))
 
 
 async def close_shared() -> None:
     """Close this loop's store, if it has one."""
-    store = _stores.pop(asyncio.get_running_loop(), None)
+    store = _stores.pop()
     if store is not None:
         await store.close()

@@ -35,7 +35,8 @@ async def ours(job: Job) -> float:
     began = perf_counter()
     await drainer.run(600, sweep=False)
     took = perf_counter() - began
-    await draining.close()
+    await graph.close_shared()
+    await store.close_shared()
     return took
 
 
