@@ -234,12 +234,6 @@ _TABLE = (
     ),
     Refusal("unknown_contact", 404, "This country has no such contact.", "Check contact_id and country_id."),
     Refusal(
-        "unknown_message",
-        404,
-        "There is no such message.",
-        "Check message_id, and your access to its country.",
-    ),
-    Refusal(
         "unknown_campaign",
         404,
         "There is no such campaign.",
@@ -252,12 +246,6 @@ _TABLE = (
         409,
         "The account is stopped after an error of Meta's.",
         "Clear the cause that the account's record names, then start the account again.",
-    ),
-    Refusal(
-        "account_paused",
-        202,
-        "The account is paused; the message waits.",
-        "Nothing to do: sending goes on when the pause ends.",
     ),
     Refusal(
         "account_without_credentials",
@@ -308,28 +296,10 @@ _TABLE = (
         "Use another template, or wait until Meta ends the pause.",
     ),
     Refusal(
-        "quiet_hours",
-        409,
-        "Marketing is not sent in the account's quiet hours.",
-        "Send later, or give a send_at outside the quiet hours.",
-    ),
-    Refusal(
         "message_expired",
         409,
         "The message expired before it could be sent.",
         "Send it again if it is still wanted.",
-    ),
-    Refusal(
-        "gate_undecided",
-        409,
-        "It cannot be decided whether this message may go, so it may not.",
-        "Complete what the account, contact or template is missing, as details says.",
-    ),
-    Refusal(
-        "message_not_cancellable",
-        409,
-        "The message is on its way or done, and cannot be cancelled.",
-        "Cancel only what is scheduled or queued.",
     ),
     Refusal("campaign_over", 409, "The campaign is finished or cancelled.", "Start a new campaign."),
     Refusal(

@@ -62,7 +62,4 @@ return case
   else now()
 end;
 
-revoke all on function whatsapp_internal.uuid7(timestamptz) from public, anon, authenticated, service_role;
-revoke all on function whatsapp_internal.state_of(timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, text)
-  from public, anon, authenticated, service_role;
-revoke all on function whatsapp_internal.event_time(double precision) from public, anon, authenticated, service_role;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;

@@ -64,8 +64,5 @@ create function whatsapp_internal.lane_priority(lane text) returns smallint
 language sql immutable parallel safe
 return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
 
-revoke all on function whatsapp_internal.refusal(text, text, text, text, timestamptz, timestamptz, timestamptz, boolean, timestamptz, timestamptz,
-  timestamptz, timestamptz, timestamptz) from public, anon, authenticated, service_role;
-revoke all on function whatsapp_internal.quiet_end(text, time, time, timestamptz) from public, anon, authenticated, service_role;
-revoke all on function whatsapp_internal.lane_of(text, text) from public, anon, authenticated, service_role;
-revoke all on function whatsapp_internal.lane_priority(text) from public, anon, authenticated, service_role;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;

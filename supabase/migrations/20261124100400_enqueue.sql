@@ -276,18 +276,7 @@ end
 $$;
 comment on function whatsapp.enqueue is 'Verb 1 of 5. Judges a batch of messages, writes log and queue, answers a verdict per item. Safe to repeat.';
 
-do $$
-declare
-  f regprocedure;
-begin
-  for f in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'whatsapp_internal'::regnamespace
-      and p.proname in ('read_drafts', 'replay_drafts', 'find_contacts', 'judge_drafts', 'take_keys', 'write_drafts')
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
-  end loop;
-end
-$$;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
 revoke all on function whatsapp.enqueue(jsonb[]) from public, anon, authenticated;
 grant execute on function whatsapp.enqueue(jsonb[]) to service_role;

@@ -332,17 +332,7 @@ end
 $$;
 comment on function whatsapp.claim is 'Verb 2 of 5. Judges again, spends the limits, leases a batch and hands out what to post.';
 
-do $$
-declare
-  f regprocedure;
-begin
-  for f in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'whatsapp_internal'::regnamespace and p.proname in ('judge_lane', 'refuse_claimed', 'lease', 'lease_answer', 'claim_account')
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
-  end loop;
-end
-$$;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
 revoke all on function whatsapp.claim(uuid, text[], integer, interval, interval) from public, anon, authenticated;
 grant execute on function whatsapp.claim(uuid, text[], integer, interval, interval) to service_role;

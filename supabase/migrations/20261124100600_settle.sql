@@ -269,18 +269,7 @@ as $$
           and not exists (select from whatsapp.contacts o where o.country_id = r.country_id and o.bsuid = r.user_id)))
 $$;
 
-do $$
-declare
-  f regprocedure;
-begin
-  for f in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'whatsapp_internal'::regnamespace
-      and p.proname in ('apply_effects', 'replay_parked', 'free_conversations', 'learn_ids')
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
-  end loop;
-end
-$$;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
 revoke all on function whatsapp.settle(jsonb[]) from public, anon, authenticated;
 grant execute on function whatsapp.settle(jsonb[]) to service_role;

@@ -368,18 +368,7 @@ begin
 end
 $$;
 
-do $$
-declare
-  f regprocedure;
-begin
-  for f in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'whatsapp_internal'::regnamespace
-      and p.proname in ('apply_statuses', 'move_contacts', 'meet_contacts', 'people_of', 'contact_of', 'apply_inbound', 'apply_templates', 'see_webhooks')
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
-  end loop;
-end
-$$;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
 revoke all on function whatsapp.ingest(jsonb[]) from public, anon, authenticated;
 grant execute on function whatsapp.ingest(jsonb[]) to service_role;

@@ -9,11 +9,12 @@
 --   4. expired                   out of the queue, however long its lane is paused
 --   5. parked statuses           whose message has become known since
 --   6. accounts                  paused until a time that has come are active again; throttled numbers regain their rate
---   7. retention                 webhook events and idempotency keys too old to matter
+--   7. campaigns                 started, completed, paused for their failures; the cancelled ones' messages ended (…_campaigns.sql)
+--   8. retention                 webhook events and idempotency keys too old to matter
 --
 --   p_limit    rows a part takes at the most
 --   p_keep     how long webhook events are kept; idempotency keys are kept for seven days
---   returns    jsonb  {"unknown", "requeued", "failed", "due", "expired", "replayed", "removed"}
+--   returns    jsonb  {"unknown", "requeued", "failed", "due", "expired", "cancelled", "replayed", "removed"}
 
 create function whatsapp_internal.sweep_leases(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
@@ -225,25 +226,17 @@ begin
   v_unknown := whatsapp_internal.sweep_leases(p_limit);
   select * into v_unknowns from whatsapp_internal.sweep_unknowns(p_limit);
   perform whatsapp_internal.sweep_accounts();
+  perform whatsapp_internal.sweep_campaigns();
   return jsonb_build_object(
     'unknown', v_unknown, 'requeued', v_unknowns.requeued, 'failed', v_unknowns.failed,
     'due', whatsapp_internal.sweep_due(p_limit), 'expired', whatsapp_internal.sweep_expired(p_limit),
+    'cancelled', whatsapp_internal.sweep_cancelled(p_limit),
     'replayed', whatsapp_internal.sweep_parked(p_limit), 'removed', whatsapp_internal.sweep_old(p_limit, p_keep));
 end
 $$;
 comment on function whatsapp.sweep is 'Verb 5 of 5. Expired leases, unknown outcomes, due and expired messages, parked statuses, retention. Safe to repeat.';
 
-do $$
-declare
-  f regprocedure;
-begin
-  for f in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'whatsapp_internal'::regnamespace and p.proname like 'sweep\_%'
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
-  end loop;
-end
-$$;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
 revoke all on function whatsapp.sweep(integer, interval) from public, anon, authenticated;
 grant execute on function whatsapp.sweep(integer, interval) to service_role;

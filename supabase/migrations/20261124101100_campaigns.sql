@@ -522,38 +522,8 @@ begin
 end
 $$;
 
-create or replace function whatsapp.sweep(p_limit integer default 500, p_keep interval default '30 days') returns jsonb
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_unknown integer;
-  v_unknowns record;
-begin
-  v_unknown := whatsapp_internal.sweep_leases(p_limit);
-  select * into v_unknowns from whatsapp_internal.sweep_unknowns(p_limit);
-  perform whatsapp_internal.sweep_accounts();
-  perform whatsapp_internal.sweep_campaigns();
-  return jsonb_build_object(
-    'unknown', v_unknown, 'requeued', v_unknowns.requeued, 'failed', v_unknowns.failed,
-    'due', whatsapp_internal.sweep_due(p_limit), 'expired', whatsapp_internal.sweep_expired(p_limit),
-    'cancelled', whatsapp_internal.sweep_cancelled(p_limit),
-    'replayed', whatsapp_internal.sweep_parked(p_limit), 'removed', whatsapp_internal.sweep_old(p_limit, p_keep));
-end
-$$;
-
-do $$
-declare
-  f regprocedure;
-begin
-  for f in
-    select p.oid::regprocedure from pg_catalog.pg_proc p
-    where p.pronamespace = 'whatsapp_internal'::regnamespace and p.proname in (
-      'count_inserted', 'count_updated', 'lane_of_campaign', 'refuse_actor', 'follow_templates', 'sweep_cancelled', 'sweep_campaigns')
-  loop
-    execute format('revoke all on function %s from public, anon, authenticated, service_role', f);
-  end loop;
-end
-$$;
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
 revoke all on function whatsapp.campaign_progress(text, uuid) from public, anon;
 revoke all on function whatsapp.open_campaign(jsonb[]) from public, anon, authenticated;
 revoke all on function whatsapp.enqueue_campaign(text, uuid, text, text, jsonb[]) from public, anon, authenticated;
