@@ -10,7 +10,7 @@
 --   5. parked statuses           whose message has become known since
 --   6. accounts                  paused until a time that has come are active again; throttled numbers regain their rate
 --   7. campaigns                 started, completed, paused for their failures; the cancelled ones' messages ended (…_campaigns.sql)
---   8. retention                 webhook events and idempotency keys too old to matter
+--   8. retention                 webhook events and idempotency keys too old to matter; people a portfolio no longer counts
 --
 --   p_limit    rows a part takes at the most
 --   p_keep     how long webhook events are kept; idempotency keys are kept for seven days
@@ -231,7 +231,7 @@ begin
     'unknown', v_unknown, 'requeued', v_unknowns.requeued, 'failed', v_unknowns.failed,
     'due', whatsapp_internal.sweep_due(p_limit), 'expired', whatsapp_internal.sweep_expired(p_limit),
     'cancelled', whatsapp_internal.sweep_cancelled(p_limit),
-    'replayed', whatsapp_internal.sweep_parked(p_limit), 'removed', whatsapp_internal.sweep_old(p_limit, p_keep));
+    'replayed', whatsapp_internal.sweep_parked(p_limit), 'removed', whatsapp_internal.sweep_old(p_limit, p_keep) + whatsapp_internal.sweep_portfolios(p_limit));
 end
 $$;
 comment on function whatsapp.sweep is 'Verb 5 of 5. Expired leases, unknown outcomes, due and expired messages, parked statuses, retention. Safe to repeat.';

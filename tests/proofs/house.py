@@ -76,7 +76,14 @@ class House:
     def account(self, **columns: object) -> Number:
         """A Mexican account that no other test uses, with approved templates."""
         number = self.graph.world.number("MX", next(self.spare_accounts))
-        values = {"country_id": "MX", "account_id": number.account_id, "messages_per_second": 1000} | columns
+        values: dict[str, object] = {
+            "country_id": "MX",
+            "account_id": number.account_id,
+            "portfolio": number.account_id,
+            "messages_per_second": 1000,
+            "messaging_limit": None,
+        }
+        values |= columns
         names, places = ", ".join(values), ", ".join(["%s"] * len(values))
         self.run(f"insert into whatsapp.accounts ({names}) values ({places})", *values.values())
         self.run(

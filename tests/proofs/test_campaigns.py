@@ -634,16 +634,116 @@ async def test_quiet_hours_hold_marketing_until_their_end_and_nothing_else(house
 
     await house.drain(number, 1, sweep=True)
     assert [arrival.callback_data for arrival in house.graph.arrived(number)] == [utility]
-    waiting = house.all("select run_at from whatsapp.queue where account_id = %s", number.account_id)
-    assert waiting == [{"run_at": end}] * 3
+    [single] = house.all("select run_at from whatsapp.queue where message_id = %s", offer)
+    assert single["run_at"] == end
     assert house.state(offer) == "queued"
-    assert (await progress(house, campaign_id))["state"] == "running"
+    seen = await progress(house, campaign_id)
+    assert (seen["state"], seen["held"]["reason"]) == ("running", "quiet_hours")
+    assert datetime.fromisoformat(seen["held"]["until"]) == end
 
     # The hour has come.
     house.run("update whatsapp.accounts set quiet_until = %s where account_id = %s", now.time(), number.account_id)
     house.run("update whatsapp.queue set run_at = now() where account_id = %s", number.account_id)
     await house.drain(number, 2, sweep=True)
     assert len(house.graph.arrived(number)) == 4
+    assert (await progress(house, campaign_id))["held"] is None
+
+
+# ── Meta's messaging limit ────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_exceeds_the_messaging_limit_waits_and_is_shown(house: House) -> None:
+    number = campaign_account(house, messaging_limit=5)
+    campaign_id = await open_campaign(house, opening(number, people(12)))
+    await house.drain(number, 1, sweep=True)
+
+    assert len({arrival.to for arrival in house.graph.arrived(number)}) == 5
+    seen = await progress(house, campaign_id)
+    assert seen["states"]["queued"] == 7
+    assert (seen["state"], seen["held"]["reason"]) == ("running", "messaging_limit")
+    wait = datetime.fromisoformat(seen["held"]["until"]) - datetime.now(UTC)
+    assert timedelta(hours=23, minutes=58) < wait <= timedelta(hours=24, minutes=1)
+    untouched = house.count("queue where account_id = %s and run_at <= now() and not blocked", number.account_id)
+    assert untouched == 7
+
+    # Meta raises the limit, and says so.
+    house.graph.account_webhook(
+        number, "business_capability_update", {"max_daily_conversations_per_business": "TIER_250"}
+    )
+    await until(lambda: house.count("accounts where account_id = %s and messaging_limit = 250", number.account_id))
+    await house.drain(number, 1, sweep=True)
+    assert len({arrival.to for arrival in house.graph.arrived(number)}) == 12
+    check_counts(house, campaign_id)
+
+
+async def test_a_reply_passes_the_messaging_limit(house: House) -> None:
+    number = campaign_account(house, messaging_limit=1)
+    writer = some_phone()
+    await house.open_window(number, writer)
+    await open_campaign(house, opening(number, people(3)))
+    [reply] = house.enqueue(number, [writer], TEXT)
+    await house.drain(number, 1)
+
+    assert house.arrivals(reply) == 1
+    assert len(house.graph.arrived(number)) == 2
+
+
+# ── Drafts and long polls ─────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_draft_waits_for_its_start(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(2), draft=True))
+    await bulk(house, {"country_id": "MX", "campaign_id": campaign_id, "recipients": people(1)})
+    await control(house, campaign_id, "resume")
+    await house.drain(number, 0.5, sweep=True)
+    seen = await progress(house, campaign_id)
+    assert (seen["state"], seen["states"]) == ("draft", {"queued": 3})
+    assert house.graph.arrived(number) == []
+
+    assert (await control(house, campaign_id, "start")).json()["state"] == "running"
+    await house.drain(number, 1)
+    assert len(house.graph.arrived(number)) == 3
+
+
+async def test_whoever_resumes_with_a_paused_template_is_told(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(2)))
+    await control(house, campaign_id, "pause")
+    house.graph.template_status(number, "plain", "es_MX", "PAUSED")
+    await until(lambda: house.count("templates where account_id = %s and status = 'PAUSED'", number.account_id))
+
+    resumed = (await control(house, campaign_id, "resume")).json()
+    assert (resumed["state"], resumed["reason"]) == ("paused", "template_paused")
+
+    house.graph.template_status(number, "plain", "es_MX", "APPROVED")
+    await until_campaign(house, campaign_id, "running")
+
+
+async def long_poll(house: House, campaign_id: str, **query: str) -> Row:
+    headers = {"authorization": f"Bearer {house.users['MX'].token}"}
+    async with house.client() as client:
+        query = {"country_id": "MX", "campaign_id": campaign_id, "wait": "10"} | query
+        answer = await client.get("/status-poll", params=query, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_progress_can_be_waited_for(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(2)))
+    before = await progress(house, campaign_id)
+    assert (await progress(house, campaign_id))["version"] == before["version"]
+
+    waiting = asyncio.create_task(long_poll(house, campaign_id))
+    await asyncio.wait([waiting], timeout=1)
+    assert not waiting.done()
+    await control(house, campaign_id, "pause")
+    assert (await asyncio.wait_for(waiting, 5))["state"] == "paused"
+
+    started = time.monotonic()
+    assert (await long_poll(house, campaign_id, version=before["version"]))["state"] == "paused"
+    assert time.monotonic() - started < 5
 
 
 async def test_a_time_zone_nobody_knows_is_refused(house: House) -> None:
