@@ -147,6 +147,11 @@ class Store:
             query = query.gt("message_id", after)
         return await self._read(query.order("message_id").limit(limit))
 
+    async def has_key(self, country_id: str, key: str) -> bool:
+        """Whether this Idempotency-Key has been used."""
+        query = self._server.from_("idempotency_keys").select("key").eq("country_id", country_id).eq("key", key)
+        return bool(await self._read(query))
+
     async def role_of(self, country_id: str, user_id: str) -> str | None:
         """The role of the user in the country, or None."""
         query = self._server.from_("members").select("role").eq("country_id", country_id).eq("user_id", user_id)

@@ -214,7 +214,9 @@ begin
     and t.name = coalesce(v_campaign.template_name, v_in.template_name)
     and t.language = coalesce(v_campaign.template_language, v_in.template_language);
   v_code := case
-    when v_account.state in ('stopped', 'disabled') and v_campaign.campaign_id is null then 'account_' || v_account.state
+    -- A repeated opening gets its old answer, whatever the template has become since.
+    when v_campaign.campaign_id is not null and v_account.account_id is not null then null
+    when v_account.state in ('stopped', 'disabled') then 'account_' || v_account.state
     when v_template.name is null then 'template_unknown'
     when v_template.status = 'PAUSED' and v_campaign.campaign_id is null then 'template_paused'
     when v_template.status not in ('APPROVED', 'PAUSED') then 'template_not_approved'

@@ -15,7 +15,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.graph.world import Number
-from tests.proofs.house import OFFER, PLAIN, TEXT, House, Row, check_refusal, some_phone, until
+from tests.proofs.house import OFFER, PLAIN, TEXT, House, Row, check_refusal, post, some_phone, until
 
 ORDER = {"name": "order_update", "language": "es_MX"}
 SIMPLE = {"name": "plain", "language": "es_MX"}
@@ -133,6 +133,21 @@ async def test_send_takes_what_fits(house: House) -> None:
     await house.until_state(message_id, "read")
 
 
+async def test_a_repeated_send_gets_its_old_answer_though_the_template_has_changed(house: House) -> None:
+    number, phone = campaign_account(house), some_phone()
+    first = await house.post(phone, PLAIN, key="once", account=number.account_id)
+    house.run(
+        "update whatsapp.templates set contract = %s::jsonb where account_id = %s and name = 'plain'",
+        '{"parameters": [{"key": "body.1", "type": "text", "required": true}]}',
+        number.account_id,
+    )
+    async with house.functions() as url, house.client(url) as client:  # a process that has not read the template yet
+        token = house.users["MX"].token
+        again = await post(client, token, phone, PLAIN, key="once", account=number.account_id)
+        check_refusal(await post(client, token, phone, PLAIN, account=number.account_id), 422, "template_parameters")
+    assert (again.status_code, again.json()["message_id"]) == (202, first.json()["message_id"])
+
+
 # ── Calls ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -197,6 +212,17 @@ async def test_a_call_repeated_answers_the_same_and_adds_nothing(house: House) -
     await control(house, first["campaign_id"], "cancel")
     cancelled = await bulk(house, body, key="again")
     assert cancelled.json() == first | {"status": "cancelled"}
+
+
+async def test_a_repeated_opening_gets_its_old_answer_though_its_template_is_disabled(house: House) -> None:
+    number = campaign_account(house)
+    body = opening(number, people(2))
+    first = await bulk(house, body, key="opened-once")
+    house.run("update whatsapp.templates set status = 'DISABLED' where account_id = %s", number.account_id)
+
+    again = await bulk(house, body, key="opened-once")
+    assert (again.status_code, again.json()) == (202, first.json() | {"status": "paused"})
+    check_refusal(await bulk(house, body), 409, "template_not_approved")
 
 
 async def test_a_key_is_good_for_one_call_only(house: House) -> None:
