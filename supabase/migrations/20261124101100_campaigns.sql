@@ -548,7 +548,9 @@ begin
   with done as (
     update whatsapp.campaigns c set state = 'completed', state_since = now()
     where c.state = 'running' and c.campaign_id = any (v_running)
-      and exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id)
+      -- One that nobody could be taken into is over, too, but not while its first recipients are still being written.
+      and (c.created_at < now() - interval '1 minute'
+        or exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id))
       and not exists (
         select from whatsapp.queue q
         where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id))

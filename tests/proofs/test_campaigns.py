@@ -717,6 +717,20 @@ async def test_a_reply_passes_the_messaging_limit(house: House) -> None:
 # ── Drafts and long polls ─────────────────────────────────────────────────────────────────────────
 
 
+async def test_a_campaign_that_takes_nobody_is_completed(house: House) -> None:
+    number = campaign_account(house)
+    answer = await bulk(house, opening(number, [{"to": "nobody"}]))
+    campaign_id = answer.json()["campaign_id"]
+    await house.drain(number, 0.2, sweep=True)
+    assert (await progress(house, campaign_id))["state"] == "running"
+
+    house.run(
+        "update whatsapp.campaigns set created_at = now() - interval '61 seconds' where campaign_id = %s", campaign_id
+    )
+    await house.drain(number, 0.2, sweep=True)
+    assert (await progress(house, campaign_id))["state"] == "completed"
+
+
 async def test_a_draft_waits_for_its_start(house: House) -> None:
     number = campaign_account(house)
     campaign_id = await open_campaign(house, opening(number, people(2), draft=True))
