@@ -12,10 +12,11 @@ VERBS = {
     *("enqueue", "claim", "settle", "ingest", "sweep"),
     *("sync_templates", "template_contract"),
     *("open_campaign", "enqueue_campaign", "control_campaign", "campaign_progress"),
+    "record_consents",
 }
 READABLE = {
     *("accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "members"),
-    *("campaigns", "campaign_counts"),
+    *("campaigns", "campaign_counts", "consents", "stop_words"),
 }
 MINE = "('whatsapp'::regnamespace, 'whatsapp_internal'::regnamespace)"
 
