@@ -2,11 +2,11 @@
 
     POST   Idempotency-Key: <the caller's own key for this call>
            {country_id, account?, name, template: {name, language}, recipients: [{to, parameters, ref?}],
-            send_at?, valid_until?}
+            send_at?, valid_until?, draft?}
            {country_id, campaign_id, recipients: [...]}              appends to a campaign
            or text/csv with the same fields (template as template=…&language=…) in the query
            -> 202 {campaign_id, account, status, accepted, refused: [{row, code, field, message, reason}]}
-    PATCH  {country_id, campaign_id, action: "pause" | "resume" | "cancel"}
+    PATCH  {country_id, campaign_id, action: "start" | "pause" | "resume" | "cancel"}
            -> 200 the campaign and its progress
 
 For operators and admins of the country, and for servers with the secret key. 10,000 recipients a call.

@@ -31,6 +31,9 @@ async def handle(request: Request) -> Answer:
                 "reason": row["state_reason"],
                 "code": row["state_code"],
                 "paused_until": row["paused_until"],
+                "templates_paused_until": row["templates_paused_until"],
+                "messaging_limit": row["messaging_limit"],
+                "quality": row["quality"],
                 "credentials": known is not None and bool(known.tokens),
             }
         )

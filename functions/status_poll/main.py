@@ -1,12 +1,12 @@
 """GET /status-poll: what became of messages. Answers what the caller's own token may see; a secret key sees all.
 
     ?message_id=…&message_id=…[&wait=seconds][&state=…&state=…]    these messages, in this order
-    ?campaign_id=…&country_id=MX                                   a campaign and its progress
+    ?campaign_id=…&country_id=MX[&wait=seconds][&version=…]        a campaign and its progress
     ?country_id=MX[&after=cursor][&limit=n]                        a country's messages, oldest first
     -> 200 {messages: [...], cursor?}
 
 With `wait`, answers when a message's state differs from the `state` the caller knows (one each, in the order of the
-ids).
+ids); for a campaign, when it is no longer as it was at `version`.
 """
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings, settings
 
 _PARAMETERS = frozenset(
-    {"message_id", "campaign_id", "country_id", "after", "limit", "wait", "state", "forceFunctionRegion"}
+    {"message_id", "campaign_id", "country_id", "after", "limit", "wait", "state", "version", "forceFunctionRegion"}
 )
 
 
@@ -56,7 +56,7 @@ async def _of_country(request: Request, caller: Caller, current: Settings) -> An
     from services.whatsapp import reading
 
     if "wait" in request.query_params:
-        raise refuse("invalid_field", field="wait", reason="it goes with message_id only")
+        raise refuse("invalid_field", field="wait", reason="it goes with message_id or campaign_id")
     limit = int(_number(request, "limit", default=reading.PAGE, most=reading.PAGE))
     messages, cursor = await reading.of_country(
         request.query_params["country_id"],
@@ -69,12 +69,16 @@ async def _of_country(request: Request, caller: Caller, current: Settings) -> An
 
 
 async def _of_campaign(request: Request, caller: Caller, current: Settings) -> Answer:
-    from services.whatsapp import campaigns
+    from services.whatsapp import campaigns, reading
 
-    if "country_id" not in request.query_params:
-        raise refuse("missing_field", field="country_id")
     query = request.query_params
-    return Answer(await campaigns.progress(query["campaign_id"], query["country_id"], caller.token, current))
+    if "country_id" not in query:
+        raise refuse("missing_field", field="country_id")
+    wait = _number(request, "wait", default=0, most=reading.LONGEST_WAIT)
+    seen = await campaigns.progress(
+        query["campaign_id"], query["country_id"], caller.token, current, wait, query.get("version")
+    )
+    return Answer(seen)
 
 
 def _number(request: Request, name: str, *, default: float, most: float) -> float:

@@ -35,14 +35,15 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def take(scope: Scope, receive: Receive, send: Send) -> None:
-    """Size, signature, then one durable ingest, then 200."""
+    """Size, signature, then one durable ingest, then 200; and only then what follows from it."""
     current = settings()
     body = await read_raw(scope, receive, receiving.LIMIT)
     header = next((value.decode("latin-1") for name, value in scope["headers"] if name == _SIGNATURE), None)
     receiving.check_signature(header, body, current)
-    await receiving.receive(body, current)
+    events = await receiving.receive(body, current)
     await send(_OK)
     await send(_EMPTY)
+    await receiving.follow_up(events, current)
 
 
 app = door("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False, on_stop=[windows.close])

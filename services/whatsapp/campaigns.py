@@ -7,6 +7,7 @@ that are done and does the rest.
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,13 +21,14 @@ MOST = 10_000
 """Recipients of one call; further calls append."""
 _CHUNK = 1_000
 _FIELDS = frozenset(
-    {"country_id", "account", "name", "template", "recipients", "send_at", "valid_until", "campaign_id"}
+    {"country_id", "account", "name", "template", "recipients", "send_at", "valid_until", "draft", "campaign_id"}
 )
 _ROW_FIELDS = frozenset({"to", "parameters", "ref"})
 _CSV_COLUMNS = ("to", "ref")
 _QUERY_ONLY = frozenset({"template", "language", "forceFunctionRegion"})
 _LONGEST_NAME = 200
-_ACTIONS = frozenset({"pause", "resume", "cancel"})
+_POLL_EVERY = 0.5
+_ACTIONS = frozenset({"start", "pause", "resume", "cancel"})
 
 Row = dict[str, Any]
 
@@ -99,10 +101,10 @@ def read_csv(text: str, query: Mapping[str, str]) -> dict[str, Any]:
 async def control(
     country_id: object, campaign_id: object, action: object, actor: str | None, settings: Settings
 ) -> dict[str, Any]:
-    """Pause, resume or cancel, from the next claim on. Answers the campaign's progress."""
+    """Start a draft, pause, resume or cancel, from the next claim on. Answers the campaign's progress."""
     country = fields.country({"country_id": country_id})
     if action not in _ACTIONS:
-        raise refuse("invalid_field", field="action", reason="it must be pause, resume or cancel")
+        raise refuse("invalid_field", field="action", reason="it must be start, pause, resume or cancel")
     answer = await store.shared(settings).control_campaign(
         country, fields.uuid(campaign_id, "campaign_id"), str(action), actor
     )
@@ -111,9 +113,30 @@ async def control(
     return view(answer)
 
 
-async def progress(campaign_id: str, country_id: str, token: str | None, settings: Settings) -> dict[str, Any]:
-    """The campaign as the caller may see it. Refuses `unknown_campaign`."""
-    found = await store.shared(settings).campaign_progress(country_id, fields.uuid(campaign_id, "campaign_id"), token)
+async def progress(
+    campaign_id: str,
+    country_id: str,
+    token: str | None,
+    settings: Settings,
+    wait: float = 0,
+    version: str | None = None,
+) -> dict[str, Any]:
+    """The campaign as the caller may see it. Refuses `unknown_campaign`.
+
+    With `wait` (seconds), answers when it is no longer as it was at `version`, or without that when it changes.
+    """
+    fields.uuid(campaign_id, "campaign_id")
+    seen = await _progress(campaign_id, country_id, token, settings)
+    known = version or seen["version"]
+    ends = time.monotonic() + wait
+    while seen["version"] == known and time.monotonic() < ends:
+        await asyncio.sleep(_POLL_EVERY)
+        seen = await _progress(campaign_id, country_id, token, settings)
+    return seen
+
+
+async def _progress(campaign_id: str, country_id: str, token: str | None, settings: Settings) -> dict[str, Any]:
+    found = await store.shared(settings).campaign_progress(country_id, campaign_id, token)
     if found is None:
         raise refuse("unknown_campaign", field="campaign_id")
     return view(found)
@@ -131,6 +154,7 @@ def view(found: Mapping[str, Any]) -> dict[str, Any]:
             states[kind] = n
     seen = {name: value for name, value in found.items() if name != "counts"}
     return seen | {
+        "version": fields.fingerprint(dict(found))[:16],
         "total": sum(states.values()),
         "states": states,
         "failed_by_code": parts["failed"],
@@ -142,7 +166,7 @@ def view(found: Mapping[str, Any]) -> dict[str, Any]:
 def _opening(request: Mapping[str, Any], key: str, actor: str | None) -> Row:
     opening: Row = {"country_id": fields.country(request), "actor": actor}
     if "campaign_id" in request:
-        for name in ("account", "name", "template", "send_at", "valid_until"):
+        for name in ("account", "name", "template", "send_at", "valid_until", "draft"):
             if name in request:
                 raise refuse("invalid_field", field=name, reason="it was fixed when the campaign was opened")
         return opening | {"campaign_id": fields.uuid(request["campaign_id"], "campaign_id")}
@@ -154,6 +178,7 @@ def _opening(request: Mapping[str, Any], key: str, actor: str | None) -> Row:
         "template_language": language,
         "send_at": fields.time(request, "send_at"),
         "valid_until": fields.time(request, "valid_until"),
+        "draft": _draft(request),
         "key": key,
         # Recipients have fingerprints of their own, a chunk at a time.
         "fingerprint": fields.fingerprint({each: request[each] for each in request if each != "recipients"}),
@@ -165,6 +190,14 @@ def _campaign_name(request: Mapping[str, Any]) -> str:
     if not isinstance(name, str) or not 0 < len(name.strip()) <= _LONGEST_NAME or "\0" in name:
         raise refuse("invalid_field", field="name", reason=f"a campaign has a name of 1 to {_LONGEST_NAME} characters")
     return name
+
+
+def _draft(request: Mapping[str, Any]) -> bool:
+    """True or false; a query can only say it as text."""
+    draft = request.get("draft", False)
+    if draft not in (True, False, "true", "false"):
+        raise refuse("invalid_field", field="draft", reason="it must be true or false")
+    return draft in (True, "true")
 
 
 def _template(request: Mapping[str, Any]) -> tuple[str, str]:

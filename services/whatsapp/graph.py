@@ -35,6 +35,7 @@ _KEEP_ALIVE = 30.0
 _TOKEN_EXPIRED = 190
 _PAGE = 100
 _TEMPLATE_FIELDS = "name,language,status,category,parameter_format,components,quality_score,rejected_reason"
+_NUMBER_FIELDS = "throughput,whatsapp_business_manager_messaging_limit,quality_rating,is_on_biz_app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,13 @@ class Graph:
             before, after = after, (paging.get("cursors") or {}).get("after")
             if not paging.get("next") or not after or after == before:
                 return
+
+    async def number(self, account: Account) -> dict[str, Any]:
+        """The account's number as Meta has it: what it may send, and how it is rated. Raises GraphError.
+
+        Source: M:business-phone-numbers/phone-numbers, M:messaging-limits, M:throughput.
+        """
+        return await self._get(account, account.phone_number_id, {"fields": _NUMBER_FIELDS})
 
     async def close(self) -> None:
         await self._transport.aclose()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from services.whatsapp import log, signature, webhook
 from services.whatsapp.batching import GroupCommit, Overloaded
 from services.whatsapp.per_loop import PerLoop
-from services.whatsapp.refusals import refuse
+from services.whatsapp.refusals import RefusalError, refuse
 from services.whatsapp.settings import Settings
 from services.whatsapp.webhook import Event
 
@@ -46,18 +46,37 @@ def check_signature(header: str | None, body: bytes, settings: Settings) -> None
         raise refuse("signature_invalid", field="X-Hub-Signature-256")
 
 
-async def receive(body: bytes, settings: Settings) -> None:
-    """Store the events of a checked body; returns once they are durable.
+async def receive(body: bytes, settings: Settings) -> list[Event]:
+    """Store the events of a checked body; returns them once they are durable.
 
     Refuses `database_unavailable`, `database_timeout` and `webhook_overloaded`: Meta will send it again.
     """
     events = webhook.parse(body, settings.directory)
     if not events:
-        return
+        return []
     try:
         await _commits(settings).add(events)
     except Overloaded:
         raise refuse("webhook_overloaded") from None
+    return events
+
+
+async def follow_up(events: Sequence[Event], settings: Settings) -> None:
+    """What is better done at once than at cron's next tick, once Meta has its 200: changed templates are read anew.
+
+    A webhook tells the status, quality or category of a template, but not all of its components. If this process
+    dies first, cron's sync does it.
+    """
+    keys = {(each["country_id"], each["account_id"]) for each in events if each["kind"] == "template"}
+    accounts = [found for key in sorted(keys) if (found := settings.directory.account(*key)) and found.tokens]
+    if not accounts:
+        return
+    from services.whatsapp import templates
+
+    try:
+        await templates.refresh(accounts, settings)
+    except RefusalError as error:
+        _log.warning("refresh_failed", code=error.code)
 
 
 _per_loop: PerLoop[GroupCommit[list[Event], None]] = PerLoop()

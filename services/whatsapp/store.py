@@ -84,7 +84,13 @@ class Store:
 
     async def sync_templates(self, country_id: str, account_id: str, templates: Sequence[Row]) -> Row:
         arguments = {"p_country": country_id, "p_account": account_id, "p_templates": templates}
-        return dict(await self._call("sync_templates", arguments))
+        synced = dict(await self._call("sync_templates", arguments))
+        self._contracts.clear()
+        return synced
+
+    async def sync_number(self, country_id: str, account_id: str, number: Row) -> Row:
+        arguments = {"p_country": country_id, "p_account": account_id, "p_number": [number]}
+        return dict(await self._call("sync_number", arguments))
 
     async def template_contract(self, country_id: str, account_id: str | None, name: str, language: str) -> Row | None:
         """What the template needs, or None where it is not known. Kept for half a minute: contracts change rarely."""
@@ -113,6 +119,10 @@ class Store:
         arguments = {"p_country": country_id, "p_campaign": campaign_id, "p_action": action, "p_actor": actor}
         return dict(await self._call("control_campaign", arguments))
 
+    async def control_account(self, country_id: str, account_id: str | None, action: str, actor: str | None) -> Row:
+        arguments = {"p_country": country_id, "p_account": account_id, "p_action": action, "p_actor": actor}
+        return dict(await self._call("control_account", arguments))
+
     async def campaign_progress(self, country_id: str, campaign_id: str, token: str | None) -> Row | None:
         """The campaign's counts, by RLS with a user's `token`; None where there is none to see."""
         query = self._reader(token).rpc("campaign_progress", {"p_country": country_id, "p_campaign": campaign_id})
@@ -127,7 +137,7 @@ class Store:
     async def account_states(self) -> list[Row]:
         """Every account with its state, for the health door."""
         query = self._server.from_("accounts").select(
-            "country_id,account_id,state,state_reason,state_code,paused_until"
+            "country_id,account_id,state,state_reason,state_code,paused_until,templates_paused_until,messaging_limit,quality"
         )
         return await self._read(query)
 
@@ -142,6 +152,11 @@ class Store:
         if after is not None:
             query = query.gt("message_id", after)
         return await self._read(query.order("message_id").limit(limit))
+
+    async def has_key(self, country_id: str, key: str) -> bool:
+        """Whether this Idempotency-Key has been used."""
+        query = self._server.from_("idempotency_keys").select("key").eq("country_id", country_id).eq("key", key)
+        return bool(await self._read(query))
 
     async def role_of(self, country_id: str, user_id: str) -> str | None:
         """The role of the user in the country, or None."""

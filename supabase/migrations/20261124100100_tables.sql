@@ -16,7 +16,10 @@ create table whatsapp.accounts (
   state_code integer,
   state_since timestamptz not null default now(),
   paused_until timestamptz,
+  templates_paused_until timestamptz,
   messages_per_second integer not null default 80 check (messages_per_second between 1 and 1000),
+  messaging_limit integer default 250 check (messaging_limit > 0),
+  quality text,
   time_zone text not null default 'UTC',
   quiet_from time,
   quiet_until time,
@@ -30,10 +33,15 @@ create table whatsapp.accounts (
   check ((timestamptz 'epoch' at time zone time_zone) is not null)
 );
 create unique index accounts_one_default on whatsapp.accounts (country_id) where is_default;
+create index accounts_by_portfolio on whatsapp.accounts (portfolio);
 comment on table whatsapp.accounts is 'One row per business number. Its Meta ids and tokens live in the environment, under WHATSAPP_<COUNTRY>_<ACCOUNT>_….';
 comment on column whatsapp.accounts.portfolio is 'An alias of the business portfolio: numbers that share Meta''s messaging limit share this word.';
 comment on column whatsapp.accounts.state is 'active sends; paused waits (until paused_until, if set); stopped waits for a person; disabled refuses.';
 comment on column whatsapp.accounts.messages_per_second is 'Meta''s throughput of the number, inbound and outbound together: 80, 20 in coexistence, 1000 when upgraded.';
+comment on column whatsapp.accounts.templates_paused_until is 'Meta has restricted what the business may begin: no template leaves until then; replies do.';
+comment on column whatsapp.accounts.messaging_limit is
+  'Different people the portfolio may write to first in 24 hours; empty is unlimited. The lowest of the portfolio''s accounts counts. Meta tells it.';
+comment on column whatsapp.accounts.quality is 'Meta''s quality rating of the number: GREEN, YELLOW, RED, UNKNOWN.';
 comment on column whatsapp.accounts.quiet_from is 'Marketing rests from then until quiet_until by the clock of time_zone; over midnight if it is the later of the two.';
 comment on column whatsapp.accounts.unknown_policy is 'What becomes of a reply or utility message whose outcome stayed unknown: sent again once, or failed.';
 
@@ -178,11 +186,14 @@ create table whatsapp.lanes (
   lane text not null,
   priority smallint not null,
   paused boolean not null default false,
+  held_until timestamptz,
+  held_reason text,
   served_at timestamptz not null default '-infinity',
   primary key (country_id, account_id, lane),
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 ) with (fillfactor = 50);
 comment on table whatsapp.lanes is 'The queue''s lanes: replies (0) before utility (1) before marketing (2); lanes of one priority take turns.';
+comment on column whatsapp.lanes.held_until is 'A whole campaign waits, for quiet_hours or the messaging_limit: one row, however many messages stand in the lane.';
 
 create table whatsapp.queue (
   country_id text not null,

@@ -2,7 +2,7 @@
 --
 -- A signed-in member reads the rows of their countries. Nobody writes a table through the API: the verbs do (they run as
 -- their owner), and only service_role may execute them. Accounts and members are kept by the project's owner in SQL.
--- Tables that concern no reader (keys, leases, throttles, lanes, raw webhooks) have row level security and no policy.
+-- Tables that concern no reader (keys, leases, throttles, raw webhooks) have row level security and no policy.
 
 -- The countries of the caller. Security definer because members itself is protected; run once per statement by the policies.
 create function whatsapp_internal.my_countries() returns setof text
@@ -22,7 +22,7 @@ begin
     execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', name);
     execute format('grant select on whatsapp.%I to service_role', name);
   end loop;
-  foreach name in array array['accounts', 'contacts', 'conversations', 'templates', 'messages', 'message_events', 'queue'] loop
+  foreach name in array array['accounts', 'contacts', 'conversations', 'templates', 'messages', 'message_events', 'queue', 'lanes'] loop
     execute format('grant select on whatsapp.%I to authenticated', name);
     execute format(
       'create policy members_read on whatsapp.%I for select to authenticated

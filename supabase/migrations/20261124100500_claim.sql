@@ -20,17 +20,24 @@
 -- bitmaps are switched off for that statement and the plan is kept. Measured with fresh statistics: claiming 200 takes about 20 ms with
 -- 10,000 as with 500,000 messages in the lane, judging and leasing included; planning anew each time is no faster (19.9 against 20.0 ms).
 
--- TODO: Meta's messaging limit (unique people a portfolio may write to in 24 hours) is not kept.
+-- A campaign that must wait as a whole, for the end of quiet hours or for Meta's messaging limit, is held by its lane (held_until): its
+-- messages stay untouched. Single messages wait one by one.
 
--- The due head of one lane, each row judged: go, or refused with a code, or blocked until a time.
+-- The due head of one lane, each row judged: go, or refused with a code, or blocked until a time (`quiet` if by quiet hours). `person` is set
+-- where Meta's messaging limit counts the message, `fresh` if the person is not counted yet.
 create type whatsapp_internal.candidate as (
   message_id uuid,
   contact_id uuid,
   code text,
-  blocked_until timestamptz
+  blocked_until timestamptz,
+  quiet boolean,
+  person uuid,
+  fresh boolean
 );
 
-create function whatsapp_internal.judge_lane(p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz)
+create function whatsapp_internal.judge_lane(
+  p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz, p_portfolio text
+)
 returns setof whatsapp_internal.candidate
 language plpgsql volatile set search_path = '' set enable_sort = off set enable_bitmapscan = off
 as $$
@@ -52,9 +59,13 @@ begin
     case
       when earlier.found or v.sending_until > p_at then p_at + interval '1 second'
       when v.pair_next_at > p_at + interval '264 seconds' then v.pair_next_at - interval '264 seconds'
-      when m.kind = 'template' and coalesce(t.category, m.category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION')
-        then whatsapp_internal.quiet_end(a.time_zone, a.quiet_from, a.quiet_until, p_at)
-    end
+      else quiet.until
+    end,
+    quiet.until is not null,
+    counted.person,
+    not exists (
+      select from whatsapp_internal.portfolio_people k
+      where k.portfolio = p_portfolio and k.person = counted.person and k.minute > whatsapp_internal.portfolio_horizon(p_at))
   from head h
   join whatsapp.messages m on m.country_id = h.country_id and m.message_id = h.message_id
   join whatsapp.accounts a on a.country_id = h.country_id and a.account_id = h.account_id
@@ -70,6 +81,15 @@ begin
     order by q.due_at, q.message_id
     limit 1
   ) earlier on true
+  cross join lateral (
+    select case when m.kind = 'template' and coalesce(t.category, m.category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION')
+      then whatsapp_internal.quiet_end(a.time_zone, a.quiet_from, a.quiet_until, p_at) end as until
+  ) quiet
+  cross join lateral (
+    -- What is free-form answers the person; a template does so too while their window is open.
+    select case when p_portfolio is not null and m.kind = 'template' and coalesce(v.window_until - interval '1 minute' <= p_at, true)
+      then whatsapp_internal.person_of(c.match_key, c.bsuid) end as person
+  ) counted
   order by h.due_at, h.message_id;
 end
 $$;
@@ -165,67 +185,96 @@ $$;
 
 -- Claims for one number whose throttle row the caller holds. Goes through the lanes by priority; lanes of one priority share what
 -- is left equally, the longest unserved first.
+--
+--   p_replies     only replies may go: Meta has restricted the account's templates
+--   p_portfolio   whose messaging limit is spent; null where there is none
 create function whatsapp_internal.claim_account(
   p_claim uuid, p_country text, p_account text, p_limit integer, p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval,
-  out lease jsonb, out claimed integer, out refused integer
+  p_replies boolean, p_portfolio text, out lease jsonb, out claimed integer, out refused integer
 )
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_lane record;
+  v_judged record;
   v_share integer;
+  v_people bigint;
+  v_frees timestamptz;
   v_ids uuid[] := '{}';
-  v_go uuid[];
-  v_no uuid[];
-  v_codes text[];
-  v_late uuid[];
-  v_late_until timestamptz[];
+  v_counted uuid[] := '{}';
+  v_go whatsapp_internal.candidate[];
 begin
   refused := 0;
+  if p_portfolio is not null then
+    select room, frees_at into v_people, v_frees from whatsapp_internal.portfolio_room(p_portfolio, p_at);
+  end if;
   for v_lane in
-    select lane, priority, count(*) over (partition by priority) as peers, row_number() over (partition by priority order by served_at) as turn
+    select lane, priority, lane like 'campaign:%' as campaign, count(*) over (partition by priority) as peers,
+      row_number() over (partition by priority order by served_at) as turn
     from whatsapp.lanes
-    where country_id = p_country and account_id = p_account and not paused
+    where country_id = p_country and account_id = p_account and not paused and coalesce(held_until <= p_at, true)
+      and (priority = 0 or not p_replies)
     order by priority, served_at
   loop
     exit when cardinality(v_ids) >= p_limit;
     v_share := ceil((p_limit - cardinality(v_ids))::numeric / (v_lane.peers - v_lane.turn + 1));
 
     select
-      coalesce(array_agg(c.message_id) filter (where c.code is null and c.blocked_until is null), '{}'),
-      array_agg(c.message_id) filter (where c.code is not null),
-      array_agg(c.code) filter (where c.code is not null),
-      array_agg(c.message_id) filter (where c.code is null and c.blocked_until is not null),
-      array_agg(c.blocked_until) filter (where c.code is null and c.blocked_until is not null)
-    into v_go, v_no, v_codes, v_late, v_late_until
-    from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at) j
-    -- A campaign's messages wait for its template: the campaign is paused with it, and must lose nobody between the two.
-    cross join lateral (
-      select j.message_id, case when not waits then j.code end as code,
-        case when waits then p_at + interval '1 minute' else j.blocked_until end as blocked_until
-      from (select coalesce(j.code like 'template\_%' and v_lane.lane like 'campaign:%', false) as waits) w
-    ) c;
+      array_agg(row(message_id, contact_id, null, null, null, person, fresh)::whatsapp_internal.candidate order by n)
+        filter (where why = 'go') as go,
+      array_agg(message_id) filter (where why = 'refused') as no,
+      array_agg(code) filter (where why = 'refused') as codes,
+      array_agg(message_id) filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late,
+      array_agg(coalesce(case when why = 'messaging_limit' then v_frees else blocked_until end, p_at + interval '1 minute'))
+        filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late_until,
+      -- What stops a campaign as a whole.
+      max(why) filter (where why in ('quiet_hours', 'messaging_limit')) as held_reason,
+      max(blocked_until) filter (where why = 'quiet_hours') as quiet_until
+    into v_judged
+    from (
+      select j.*, case
+          -- A campaign's messages wait for its template: the campaign is paused with it, and must lose nobody between the two.
+          when j.code like 'template\_%' and v_lane.campaign then 'blocked'
+          when j.code is not null then 'refused'
+          when j.blocked_until is not null then case when j.quiet then 'quiet_hours' else 'blocked' end
+          when j.person is not null and j.fresh and count(*) filter (
+            where j.code is null and j.blocked_until is null and j.person is not null and j.fresh) over (order by j.n) > v_people
+            then 'messaging_limit'
+          else 'go'
+        end as why
+      from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at, p_portfolio)
+        with ordinality as j (message_id, contact_id, code, blocked_until, quiet, person, fresh, n)
+    ) j;
 
-    if v_no is not null then
-      perform whatsapp_internal.refuse_claimed(p_country, v_no, v_codes);
-      refused := refused + cardinality(v_no);
+    if v_judged.no is not null then
+      perform whatsapp_internal.refuse_claimed(p_country, v_judged.no, v_judged.codes);
+      refused := refused + cardinality(v_judged.no);
     end if;
-    if v_late is not null then
+    if v_lane.campaign and v_judged.held_reason is not null then
+      update whatsapp.lanes
+      set held_reason = v_judged.held_reason,
+        held_until = case v_judged.held_reason when 'quiet_hours' then v_judged.quiet_until else v_frees end
+      where country_id = p_country and account_id = p_account and lane = v_lane.lane;
+    elsif v_judged.late is not null then
       update whatsapp.queue q set run_at = l.until, blocked = true
-      from unnest(v_late, v_late_until) as l (message_id, until)
+      from unnest(v_judged.late, v_judged.late_until) as l (message_id, until)
       where q.country_id = p_country and q.message_id = l.message_id;
     end if;
-    if cardinality(v_go) > 0 then
+    if v_judged.go is not null then
+      v_go := v_judged.go;
       -- A person may stand in two lanes: only the more urgent message goes now.
       if cardinality(v_ids) > 0 then
-        select coalesce(array_agg(g.message_id order by g.n), '{}') into v_go
-        from unnest(v_go) with ordinality as g (message_id, n)
-        join whatsapp.queue q on q.country_id = p_country and q.message_id = g.message_id
-        where q.contact_id not in (
-          select o.contact_id from unnest(v_ids) as i (message_id)
-          join whatsapp.queue o on o.country_id = p_country and o.message_id = i.message_id);
+        v_go := array(
+          select row(g.message_id, g.contact_id, null, null, null, g.person, g.fresh)::whatsapp_internal.candidate
+          from unnest(v_go) with ordinality as g (message_id, contact_id, code, blocked_until, quiet, person, fresh, n)
+          where g.contact_id not in (
+            select o.contact_id from unnest(v_ids) as i (message_id)
+            join whatsapp.queue o on o.country_id = p_country and o.message_id = i.message_id)
+          order by g.n);
       end if;
-      v_ids := v_ids || v_go;
+      v_ids := v_ids || array(select message_id from unnest(v_go) with ordinality order by ordinality);
+      v_counted := v_counted || array(select person from unnest(v_go) where person is not null);
+      v_people := v_people - (select count(*) from unnest(v_go) where person is not null and fresh);
       update whatsapp.lanes set served_at = p_at where country_id = p_country and account_id = p_account and lane = v_lane.lane;
     end if;
   end loop;
@@ -233,6 +282,9 @@ begin
   claimed := cardinality(v_ids);
   if claimed > 0 then
     lease := whatsapp_internal.lease(p_claim, p_country, p_account, v_ids, p_lease, p_at, p_slot, p_step);
+    if cardinality(v_counted) > 0 then
+      perform whatsapp_internal.count_people(p_portfolio, v_counted, p_at);
+    end if;
   end if;
 end
 $$;
@@ -276,16 +328,25 @@ begin
   on conflict do nothing;
 
   for v_account in
-    select a.country_id, a.account_id, a.messages_per_second, count(*) over () - row_number() over () + 1 as left_to_serve
-    from whatsapp.accounts a
-    where a.country_id || '/' || a.account_id = any (p_accounts)
-      and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
-      and exists (
-        select from whatsapp.lanes l
-        where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and exists (
-          select from whatsapp.queue q
-          where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.run_at <= now() and q.lease_id is null))
-    order by random()
+    -- Whose turn it is is drawn by lot; who has a turn is served in the order of portfolios, which portfolio_room asks for.
+    select due.*, row_number() over (order by due.portfolio collate "C" desc, due.lot) as left_to_serve
+    from (
+      select a.country_id, a.account_id, a.messages_per_second, a.portfolio, a.templates_paused_until, random() as lot,
+        (select min(o.messaging_limit) from whatsapp.accounts o where o.portfolio = a.portfolio) is not null as limited
+      from whatsapp.accounts a
+      where a.country_id || '/' || a.account_id = any (p_accounts)
+        and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
+        and exists (
+          select from whatsapp.lanes l
+          where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
+            and exists (
+              select from whatsapp.queue q
+              where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.run_at <= now()
+                and q.lease_id is null))
+      order by lot
+      limit p_limit
+    ) due
+    order by left_to_serve desc
   loop
     exit when v_left < 1;
     select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), interval '1 second' / (v_account.messages_per_second * t.rate_factor)
@@ -303,7 +364,7 @@ begin
 
     select * into v_got from whatsapp_internal.claim_account(
       p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, ceil(v_left::numeric / v_account.left_to_serve)::integer), p_lease, v_at,
-      v_slot, v_step);
+      v_slot, v_step, coalesce(v_account.templates_paused_until > v_at, false), case when v_account.limited then v_account.portfolio end);
     v_refused := v_refused + v_got.refused;
     if v_got.claimed > 0 then
       v_leases := v_leases || v_got.lease;
@@ -314,7 +375,8 @@ begin
   end loop;
 
   -- When the next row of these numbers falls due and has a slot, so that a drainer can wait for it rather than ask again and again.
-  select least(v_next, min(greatest(head.run_at, t.held_until, t.next_slot_at - p_horizon))) into v_next
+  select least(v_next, min(greatest(
+    head.run_at, t.held_until, l.held_until, case when l.priority > 0 then a.templates_paused_until end, t.next_slot_at - p_horizon))) into v_next
   from whatsapp.lanes l
   join whatsapp.accounts a on a.country_id = l.country_id and a.account_id = l.account_id and a.state = 'active'
   left join whatsapp.throttles t on t.country_id = l.country_id and t.account_id = l.account_id

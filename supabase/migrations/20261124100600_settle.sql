@@ -38,6 +38,20 @@ create type whatsapp_internal.result as (
   template_language text
 );
 
+-- An account stops for a person, or pauses until a time (or for a person). A pause does not undo a stop, nor a longer pause.
+create function whatsapp_internal.halt_account(
+  p_country text, p_account text, p_state text, p_reason text, p_code integer, p_until timestamptz
+) returns void
+language sql volatile set search_path = ''
+as $$
+  update whatsapp.accounts a
+  set state = p_state, state_reason = p_reason, state_code = p_code, state_since = now(),
+    paused_until = case when p_state = 'paused' then p_until end
+  where a.country_id = p_country and a.account_id = p_account
+    and (a.state = 'active'
+      or (a.state = 'paused' and (p_state = 'stopped' or a.paused_until < coalesce(p_until, 'infinity'))))
+$$;
+
 -- What Meta's verdict means beyond the one message. Called by settle and by ingest with the same rows.
 create function whatsapp_internal.apply_effects(p_results whatsapp_internal.result[]) returns void
 language plpgsql volatile set search_path = ''
@@ -71,14 +85,11 @@ begin
   where t.country_id = r.country_id and t.account_id = r.account_id and t.name = r.template_name and t.language = r.template_language
     and t.status in ('APPROVED', 'PAUSED');
 
-  update whatsapp.accounts a
-  set state = case r.effect when 'stop_account' then 'stopped' else 'paused' end,
-    state_reason = r.title, state_code = r.code, state_since = now(),
-    paused_until = case when r.effect = 'pause_account' and r.wait_seconds > 0 then now() + r.wait_seconds * interval '1 second' end
+  perform whatsapp_internal.halt_account(
+    r.country_id, r.account_id, case r.effect when 'stop_account' then 'stopped' else 'paused' end, r.title, r.code,
+    case when r.effect = 'pause_account' and r.wait_seconds > 0 then now() + r.wait_seconds * interval '1 second' end)
   from (select distinct on (country_id, account_id) * from unnest(p_results) where effect in ('stop_account', 'pause_account')
-        order by country_id, account_id, effect desc, wait_seconds desc nulls first) r
-  where a.country_id = r.country_id and a.account_id = r.account_id
-    and (a.state = 'active' or (a.state = 'paused' and (r.effect = 'stop_account' or a.paused_until <= now())));
+        order by country_id, account_id, effect desc, wait_seconds desc nulls first) r;
 
   -- refresh_template needs nothing here: the next templates-sync brings what Meta has.
 

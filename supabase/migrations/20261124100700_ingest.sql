@@ -7,8 +7,9 @@
 --     call      contact                      (opens the window; the Calling API is not implemented)
 --     system    contact with previous_…      (a person changed number or user id)
 --     preference  contact, content           (marketing stop or resume)
---     template  content                      (status of a template)
---     account, ignored, unroutable, unparsable   stored, nothing moved
+--     template  content                      (status, quality or category of a template)
+--     account   content, error?              (restrictions, bans, throughput, messaging limit)
+--     ignored, unroutable, unparsable        stored, nothing moved
 --   returns   jsonb    {"received": n, "applied": n, "parked": n}
 --
 -- Safe to repeat: the insert into webhook_events decides what is new, and only that is applied, in the same transaction. The order of
@@ -253,21 +254,99 @@ begin
 end
 $$;
 
--- Template webhooks: the status Meta gives it now. REINSTATED and UNARCHIVED mean it may be used again.
+-- Template webhooks: the status, quality or category Meta gives a template now. REINSTATED and UNARCHIVED mean it may be used again. What its
+-- components became, the webhook does not tell in full: the door syncs the account's templates after it.
 create function whatsapp_internal.apply_templates(p_events jsonb[]) returns void
 language sql volatile set search_path = ''
 as $$
   update whatsapp.templates t
-  set status = case e.status when 'REINSTATED' then 'APPROVED' when 'UNARCHIVED' then 'APPROVED' else e.status end, reason = e.reason
+  set status = coalesce(e.status, t.status), reason = case when e.status is null then t.reason else e.reason end,
+    quality = coalesce(e.quality, t.quality), category = coalesce(e.category, t.category)
   from (
-    select distinct on (1, 2, 3, 4) i ->> 'country_id' as country_id, i ->> 'account_id' as account_id,
-      i -> 'content' ->> 'message_template_name' as name, replace(i -> 'content' ->> 'message_template_language', '-', '_') as language,
-      i -> 'content' ->> 'event' as status, i -> 'content' ->> 'reason' as reason
-    from unnest(p_events) i
-    where i ->> 'kind' = 'template' and i ->> 'field' = 'message_template_status_update' and i -> 'content' ->> 'event' is not null
-    order by 1, 2, 3, 4, (i ->> 'at')::double precision desc nulls last
+    select country_id, account_id, name, language,
+      (array_agg(case event when 'REINSTATED' then 'APPROVED' when 'UNARCHIVED' then 'APPROVED' else event end order by at desc)
+        filter (where event is not null))[1] as status,
+      (array_agg(reason order by at desc) filter (where event is not null))[1] as reason,
+      (array_agg(quality order by at desc) filter (where quality is not null))[1] as quality,
+      (array_agg(category order by at desc) filter (where category is not null))[1] as category
+    from (
+      select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, c ->> 'message_template_name' as name,
+        replace(c ->> 'message_template_language', '-', '_') as language, coalesce((i ->> 'at')::double precision, 0) as at,
+        case when i ->> 'field' = 'message_template_status_update' then c ->> 'event' end as event, c ->> 'reason' as reason,
+        case when i ->> 'field' = 'message_template_quality_update' then c ->> 'new_quality_score' end as quality,
+        -- With a correct_category it is only announced; new_category is then the one it still has.
+        case when i ->> 'field' = 'template_category_update' and c ->> 'correct_category' is null then c ->> 'new_category' end as category
+      from unnest(p_events) i, lateral (select i -> 'content' as c) content
+      where i ->> 'kind' = 'template'
+    ) told
+    group by 1, 2, 3, 4
   ) e
   where t.country_id = e.country_id and t.account_id = e.account_id and t.name = e.name and t.language = e.language
+    and coalesce(e.status, e.quality, e.category) is not null
+$$;
+
+-- Account webhooks: what Meta allows the number to do now. Source: M:webhooks/reference/account_update and its neighbours. They come one by one,
+-- so they are applied one by one. A number that Meta has given back goes on only when a person says so (control_account).
+create function whatsapp_internal.apply_accounts(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_event record;
+  v_limit integer;
+begin
+  for v_event in
+    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, i ->> 'field' as field, i -> 'content' as content,
+      i -> 'content' ->> 'event' as event, i -> 'error' as error
+    from unnest(p_events) i
+    where i ->> 'kind' = 'account'
+    order by 1, 2, coalesce((i ->> 'at')::double precision, 0)
+  loop
+    if v_event.event in ('ACCOUNT_DELETED', 'PARTNER_REMOVED', 'PARTNER_APP_UNINSTALLED', 'ACCOUNT_OFFBOARDED')
+      or (v_event.event = 'DISABLED_UPDATE' and v_event.content -> 'ban_info' ->> 'waba_ban_state' = 'DISABLE')
+    then
+      perform whatsapp_internal.halt_account(v_event.country_id, v_event.account_id, 'stopped', lower(v_event.event), null, null);
+    elsif v_event.event = 'ACCOUNT_RESTRICTION' then
+      perform whatsapp_internal.restrict_account(v_event.country_id, v_event.account_id, v_event.content -> 'restriction_info');
+    elsif v_event.event = 'THROUGHPUT_UPGRADE' then
+      -- A number that was held below the standard on purpose stays there.
+      update whatsapp.accounts set messages_per_second = 1000
+      where country_id = v_event.country_id and account_id = v_event.account_id and messages_per_second >= 80;
+    elsif v_event.error ->> 'effect' in ('stop_account', 'pause_account') then
+      perform whatsapp_internal.halt_account(
+        v_event.country_id, v_event.account_id, case v_event.error ->> 'effect' when 'stop_account' then 'stopped' else 'paused' end,
+        v_event.error ->> 'title', (v_event.error ->> 'code')::integer,
+        now() + nullif((v_event.error ->> 'wait_seconds')::double precision, 0) * interval '1 second');
+    end if;
+
+    v_limit := whatsapp_internal.people_of_tier(v_event.content ->> 'max_daily_conversations_per_business');
+    if v_limit is not null then
+      update whatsapp.accounts set messaging_limit = nullif(v_limit, 0)
+      where country_id = v_event.country_id and account_id = v_event.account_id;
+    end if;
+  end loop;
+end
+$$;
+
+-- ACCOUNT_RESTRICTION: no templates, or nothing at all, until a time. Where Meta names none, 30 days: the longest block of its ladder.
+create function whatsapp_internal.restrict_account(p_country text, p_account text, p_restrictions jsonb) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_restriction record;
+begin
+  for v_restriction in
+    select r ->> 'restriction_type' as kind, coalesce(
+      case when r ->> 'expiration' ~ '^[0-9]{9,11}$' then to_timestamp((r ->> 'expiration')::bigint) end, now() + interval '30 days') as until
+    from jsonb_array_elements(case jsonb_typeof(p_restrictions) when 'array' then p_restrictions else '[]' end) r
+  loop
+    if v_restriction.kind = 'RESTRICTED_BIZ_INITIATED_MESSAGING' then
+      update whatsapp.accounts set templates_paused_until = greatest(templates_paused_until, v_restriction.until)
+      where country_id = p_country and account_id = p_account;
+    elsif v_restriction.kind = 'RESTRICTED_CUSTOMER_INITIATED_MESSAGING' and v_restriction.until > now() then
+      perform whatsapp_internal.halt_account(p_country, p_account, 'paused', 'account_restriction', null, v_restriction.until);
+    end if;
+  end loop;
+end
 $$;
 
 create function whatsapp.ingest(p_events jsonb[]) returns jsonb
@@ -322,6 +401,9 @@ begin
   end if;
   if exists (select from unnest(v_new) i where i ->> 'kind' = 'template') then
     perform whatsapp_internal.apply_templates(v_new);
+  end if;
+  if exists (select from unnest(v_new) i where i ->> 'kind' = 'account') then
+    perform whatsapp_internal.apply_accounts(v_new);
   end if;
   perform whatsapp_internal.see_webhooks(p_events, v_new);
 

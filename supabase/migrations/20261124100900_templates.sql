@@ -56,3 +56,39 @@ as $$
 $$;
 revoke all on function whatsapp.template_contract(text, text, text, text) from public, anon, authenticated;
 grant execute on function whatsapp.template_contract(text, text, text, text) to service_role;
+
+-- sync_number: what Meta says of one account's number, beside its templates.
+--
+--   p_number  jsonb[]  one {messaging_limit?, throughput?, coexistence?, quality?}, in Meta's words: TIER_2K, STANDARD or HIGH, true, GREEN
+--   returns   jsonb    {"messaging_limit", "messages_per_second", "quality"} as they are now
+--
+-- The rate only follows Meta where it was Meta's: it falls to what Meta grants, and rises to HIGH from the standard, never over a rate that was
+-- set lower on purpose. Source: M:throughput.
+create function whatsapp.sync_number(p_country text, p_account text, p_number jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_limit integer := whatsapp_internal.people_of_tier(p_number[1] ->> 'messaging_limit');
+  v_number jsonb;
+begin
+  update whatsapp.accounts a
+  set messaging_limit = case when v_limit is null then a.messaging_limit else nullif(v_limit, 0) end,
+    quality = coalesce(p_number[1] ->> 'quality', a.quality),
+    messages_per_second = case
+      when (p_number[1] ->> 'coexistence')::boolean then least(a.messages_per_second, 20)
+      when p_number[1] ->> 'throughput' = 'STANDARD' then least(a.messages_per_second, 80)
+      when p_number[1] ->> 'throughput' = 'HIGH' and a.messages_per_second = 80 then 1000
+      else a.messages_per_second
+    end
+  where a.country_id = p_country and a.account_id = p_account
+  returning jsonb_build_object(
+    'messaging_limit', a.messaging_limit, 'messages_per_second', a.messages_per_second, 'quality', a.quality) into v_number;
+  if v_number is null then
+    raise sqlstate 'PT404' using message = 'no such account', hint = 'Insert a row into whatsapp.accounts first.';
+  end if;
+  return v_number;
+end
+$$;
+comment on function whatsapp.sync_number is 'Takes over what Meta grants a number: messaging limit, throughput, quality. Safe to repeat.';
+revoke all on function whatsapp.sync_number(text, text, jsonb[]) from public, anon, authenticated;
+grant execute on function whatsapp.sync_number(text, text, jsonb[]) to service_role;

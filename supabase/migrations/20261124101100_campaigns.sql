@@ -3,7 +3,8 @@
 --
 --   open_campaign      make a campaign, or find it again (same key, or by id), for a call that brings recipients
 --   enqueue_campaign   judge and queue one chunk of recipients; the bulk form of enqueue, with one account and one template
---   control_campaign   pause, resume, cancel
+--   control_campaign   start, pause, resume, cancel
+--   control_account    pause a number, resume it: the same for everything a number sends
 --   campaign_progress  how far it is: one cheap read however large it is
 --
 -- Free-form in bulk is impossible: the content of every message is built here from the campaign's own template and the row's components.
@@ -18,7 +19,7 @@ create table whatsapp.campaigns (
   name text not null,
   template_name text not null,
   template_language text not null,
-  state text not null check (state in ('scheduled', 'running', 'paused', 'completed', 'cancelled')),
+  state text not null check (state in ('draft', 'scheduled', 'running', 'paused', 'completed', 'cancelled')),
   state_reason text,
   state_since timestamptz not null default now(),
   send_at timestamptz,
@@ -32,7 +33,7 @@ create table whatsapp.campaigns (
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 );
 create index campaigns_by_account on whatsapp.campaigns (country_id, account_id);
-comment on table whatsapp.campaigns is 'One approved template to many people. paused tells by its reason who paused it: a person, or one of Meta''s verdicts.';
+comment on table whatsapp.campaigns is 'One approved template to many people. draft waits for its start; paused tells by its reason who paused it: a person, or one of Meta''s verdicts.';
 
 comment on column whatsapp.campaigns.failure_share is 'It pauses itself when more than this share of the last 200 or more settled messages failed.';
 
@@ -120,6 +121,17 @@ as $$
     'country_id', c.country_id, 'campaign_id', c.campaign_id, 'account', c.account_id, 'name', c.name,
     'template', jsonb_build_object('name', c.template_name, 'language', c.template_language),
     'state', c.state, 'reason', c.state_reason, 'since', c.state_since, 'send_at', c.send_at, 'valid_until', c.valid_until,
+    'held', (
+      -- Why nothing leaves although it is running, and until when; the account before the campaign itself.
+      select case
+        when a.state <> 'active' and coalesce(a.paused_until > now(), true) then jsonb_build_object('reason', 'account_' || a.state, 'until', a.paused_until)
+        when a.templates_paused_until > now() then jsonb_build_object('reason', 'templates_restricted', 'until', a.templates_paused_until)
+        when l.held_until > now() then jsonb_build_object('reason', l.held_reason, 'until', l.held_until)
+      end
+      from whatsapp.accounts a
+      left join whatsapp.lanes l
+        on l.country_id = c.country_id and l.account_id = c.account_id and l.lane = 'campaign:' || c.campaign_id
+      where a.country_id = c.country_id and a.account_id = c.account_id and c.state = 'running'),
     'counts', (
       select coalesce(jsonb_object_agg(key, n), '{}') from (
         select key, sum(n) as n from whatsapp.campaign_counts k
@@ -150,7 +162,7 @@ as $$
 $$;
 
 --   p_campaign  {country_id, actor?, campaign_id} to append, or {country_id, actor?, account_id?, name, template_name, template_language,
---               send_at?, valid_until?, key, fingerprint} for a new one
+--               send_at?, valid_until?, draft?, key, fingerprint} for a new one
 --   returns     {campaign_id, account_id, state, template_name, template_language, contract}  or  {code, field}
 create function whatsapp.open_campaign(p_campaign jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -165,7 +177,7 @@ declare
 begin
   select * into v_in from jsonb_to_record(p_campaign[1]) as r (
     country_id text, actor uuid, campaign_id uuid, account_id text, name text, template_name text, template_language text, send_at timestamptz,
-    valid_until timestamptz, key text, fingerprint text);
+    valid_until timestamptz, draft boolean, key text, fingerprint text);
 
   v_code := whatsapp_internal.refuse_actor(v_in.country_id, v_in.actor);
   if v_code is not null then
@@ -202,7 +214,9 @@ begin
     and t.name = coalesce(v_campaign.template_name, v_in.template_name)
     and t.language = coalesce(v_campaign.template_language, v_in.template_language);
   v_code := case
-    when v_account.state in ('stopped', 'disabled') and v_campaign.campaign_id is null then 'account_' || v_account.state
+    -- A repeated opening gets its old answer, whatever the template has become since.
+    when v_campaign.campaign_id is not null and v_account.account_id is not null then null
+    when v_account.state in ('stopped', 'disabled') then 'account_' || v_account.state
     when v_template.name is null then 'template_unknown'
     when v_template.status = 'PAUSED' and v_campaign.campaign_id is null then 'template_paused'
     when v_template.status not in ('APPROVED', 'PAUSED') then 'template_not_approved'
@@ -218,10 +232,11 @@ begin
       country_id, campaign_id, account_id, name, template_name, template_language, state, send_at, valid_until, created_by)
     values (
       v_in.country_id, v_in.campaign_id, v_account.account_id, v_in.name, v_in.template_name, v_in.template_language,
-      case when v_in.send_at > now() then 'scheduled' else 'running' end, v_in.send_at, v_in.valid_until, v_in.actor)
+      case when v_in.draft then 'draft' when v_in.send_at > now() then 'scheduled' else 'running' end, v_in.send_at, v_in.valid_until, v_in.actor)
     returning * into v_campaign;
-    insert into whatsapp.lanes (country_id, account_id, lane, priority)
-    values (v_campaign.country_id, v_campaign.account_id, whatsapp_internal.lane_of_campaign(v_campaign.campaign_id), 2);
+    insert into whatsapp.lanes (country_id, account_id, lane, priority, paused)
+    values (
+      v_campaign.country_id, v_campaign.account_id, whatsapp_internal.lane_of_campaign(v_campaign.campaign_id), 2, v_campaign.state = 'draft');
   end if;
 
   return jsonb_build_object(
@@ -363,14 +378,18 @@ $$;
 
 -- ── Control ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
---   p_action   pause | resume | cancel
+--   p_action   start (a draft) | pause | resume | cancel
 --   returns    campaign_progress  or  {"code", "field"}
 -- Takes effect with the next claim: what is not leased yet stays. A cancelled campaign's messages are ended by sweep, a piece at a time.
+-- Whoever starts or resumes one whose template may not be sent now finds it paused for its template, and it goes on with that.
 create function whatsapp.control_campaign(p_country text, p_campaign uuid, p_action text, p_actor uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_campaign whatsapp.campaigns;
+  v_template text;
+  v_state text;
+  v_reason text;
   v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
 begin
   if v_code is not null then
@@ -383,18 +402,75 @@ begin
   if v_campaign.state = 'cancelled' and p_action <> 'cancel' then
     return jsonb_build_object('code', 'campaign_over', 'field', 'action');
   end if;
+  select coalesce(t.status, 'UNKNOWN') into v_template
+  from (select 1) one
+  left join whatsapp.templates t on t.country_id = p_country and t.account_id = v_campaign.account_id
+    and t.name = v_campaign.template_name and t.language = v_campaign.template_language;
 
-  update whatsapp.campaigns c
-  set state = case p_action
-        when 'cancel' then 'cancelled'
-        when 'pause' then case when v_campaign.state = 'completed' then 'completed' else 'paused' end
-        else case when v_campaign.state <> 'paused' then v_campaign.state when c.send_at > now() then 'scheduled' else 'running' end end,
-    state_reason = case when p_action = 'pause' and v_campaign.state <> 'completed' then 'by_a_person' end, state_since = now()
+  v_state := v_campaign.state;
+  v_reason := v_campaign.state_reason;
+  if p_action = 'cancel' then
+    v_state := 'cancelled';
+    v_reason := null;
+  elsif p_action = 'pause' and v_state not in ('completed', 'draft') then
+    v_state := 'paused';
+    v_reason := 'by_a_person';
+  elsif (p_action = 'resume' and v_state = 'paused') or (p_action = 'start' and v_state = 'draft') then
+    v_state := case when v_template <> 'APPROVED' then 'paused' when v_campaign.send_at > now() then 'scheduled' else 'running' end;
+    v_reason := case when v_template <> 'APPROVED' then 'template_' || lower(v_template) end;
+  end if;
+
+  update whatsapp.campaigns c set state = v_state, state_reason = v_reason, state_since = now()
   where c.country_id = p_country and c.campaign_id = p_campaign
-  returning c.state into v_campaign.state;
-  update whatsapp.lanes l set paused = v_campaign.state in ('paused', 'cancelled', 'completed')
+    and (c.state, c.state_reason) is distinct from (v_state, v_reason);
+  update whatsapp.lanes l set paused = v_state not in ('scheduled', 'running')
   where l.country_id = p_country and l.account_id = v_campaign.account_id and l.lane = whatsapp_internal.lane_of_campaign(p_campaign);
   return whatsapp.campaign_progress(p_country, p_campaign);
+end
+$$;
+
+--   p_account  null: the country's default
+--   p_action   pause | resume
+--   returns    {country_id, account, state, reason, code, since, paused_until, templates_paused_until}  or  {"code", "field"}
+-- The one call after Meta's stop codes: the cause is cleared at Meta, a person says so here, and everything that waited goes on. Disabled
+-- accounts are enabled where they were disabled: in SQL.
+create function whatsapp.control_account(p_country text, p_account text, p_action text, p_actor uuid) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_account whatsapp.accounts;
+  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
+begin
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+  select * into v_account from whatsapp.accounts a
+  where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default)) for no key update;
+  if not found then
+    return jsonb_build_object('field', 'account', 'code', case
+      when not exists (select from whatsapp.accounts a where a.country_id = p_country) then 'unknown_country'
+      when p_account is null then 'no_default_account' else 'no_such_account' end);
+  end if;
+  if v_account.state = 'disabled' then
+    return jsonb_build_object('field', 'account', 'code', 'account_disabled');
+  end if;
+
+  if p_action = 'resume' then
+    update whatsapp.accounts a
+    set state = 'active', state_reason = null, state_code = null, paused_until = null, templates_paused_until = null,
+      state_since = case when a.state = 'active' then a.state_since else now() end
+    where a.country_id = p_country and a.account_id = v_account.account_id returning * into v_account;
+    -- Meta's complaints of before are settled with it.
+    update whatsapp.throttles t set held_until = null where t.country_id = p_country and t.account_id = v_account.account_id;
+  elsif v_account.state <> 'stopped' then
+    update whatsapp.accounts a
+    set state = 'paused', state_reason = 'by_a_person', state_code = null, paused_until = null, state_since = now()
+    where a.country_id = p_country and a.account_id = v_account.account_id returning * into v_account;
+  end if;
+  return jsonb_build_object(
+    'country_id', v_account.country_id, 'account', v_account.account_id, 'state', v_account.state, 'reason', v_account.state_reason,
+    'code', v_account.state_code, 'since', v_account.state_since, 'paused_until', v_account.paused_until,
+    'templates_paused_until', v_account.templates_paused_until);
 end
 $$;
 
@@ -472,7 +548,9 @@ begin
   with done as (
     update whatsapp.campaigns c set state = 'completed', state_since = now()
     where c.state = 'running' and c.campaign_id = any (v_running)
-      and exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id)
+      -- One that nobody could be taken into is over, too, but not while its first recipients are still being written.
+      and (c.created_at < now() - interval '1 minute'
+        or exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id))
       and not exists (
         select from whatsapp.queue q
         where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id))
@@ -528,7 +606,9 @@ revoke all on function whatsapp.campaign_progress(text, uuid) from public, anon;
 revoke all on function whatsapp.open_campaign(jsonb[]) from public, anon, authenticated;
 revoke all on function whatsapp.enqueue_campaign(text, uuid, text, text, jsonb[]) from public, anon, authenticated;
 revoke all on function whatsapp.control_campaign(text, uuid, text, uuid) from public, anon, authenticated;
+revoke all on function whatsapp.control_account(text, text, text, uuid) from public, anon, authenticated;
 grant execute on function whatsapp.campaign_progress(text, uuid) to authenticated, service_role;
 grant execute on function whatsapp.open_campaign(jsonb[]) to service_role;
 grant execute on function whatsapp.enqueue_campaign(text, uuid, text, text, jsonb[]) to service_role;
 grant execute on function whatsapp.control_campaign(text, uuid, text, uuid) to service_role;
+grant execute on function whatsapp.control_account(text, text, text, uuid) to service_role;

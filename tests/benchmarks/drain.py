@@ -142,7 +142,8 @@ def _prepare(database: psycopg.Connection[Any], stack: Stack) -> None:
     accounts = list(itertools.product(COUNTRIES, ACCOUNTS))
     with database.cursor() as cursor:
         cursor.executemany(
-            "insert into whatsapp.accounts (country_id, account_id, messages_per_second) values (%s, %s, 1000)",
+            "insert into whatsapp.accounts (country_id, account_id, messages_per_second, messaging_limit)"
+            " values (%s, %s, 1000, null)",
             accounts,
         )
         cursor.executemany(

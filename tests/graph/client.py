@@ -264,6 +264,19 @@ class Graph:
         number = node_id(number)
         self._call("template_status", number=number, name=name, language=language, event=event, reason=reason)
 
+    def template_change(
+        self, number: Number | str, name: str, language: str, field: str, value: Json, **members: Any
+    ) -> None:
+        """Change `members` of a template at Meta and push the webhook `field`; `value` is what it says of it."""
+        arguments = {"number": node_id(number), "name": name, "language": language}
+        self._call("template_change", **arguments, field=field, value=value, members=members)
+
+    def account_webhook(self, number: Number, field: str, value: Json) -> None:
+        """Push a webhook about the account of a number."""
+        change = {"field": field, "value": value}
+        entry = {"id": number.waba_id, "time": int(time.time()), "changes": [change]}
+        self.webhook({"object": "whatsapp_business_account", "entry": [entry]})
+
     def pause_webhooks(self, paused: bool = True) -> None:
         """Hold all webhooks back, as when Meta's feed is dead; False lets them flow."""
         self._call("pause_webhooks", paused=paused)

@@ -125,6 +125,11 @@ class Verbs:
     ) -> None:
         self._meta.template_event(self._number(number).waba_id, name, language, event, reason)
 
+    async def template_change(
+        self, number: str, name: str, language: str, field: str, value: dict[str, Any], members: dict[str, Any]
+    ) -> None:
+        self._meta.template_change(self._number(number).waba_id, name, language, field, value, members)
+
     async def verify(self) -> Any:
         """The handshake Meta does when a callback URL is saved: True if the challenge came back."""
         challenge = str(secrets.randbelow(10**10))

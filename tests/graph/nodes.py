@@ -30,6 +30,7 @@ def phone_number(number: Number, fields: str | None) -> Json:
         "platform_type": "CLOUD_API",
         "account_mode": "LIVE",
         "throughput": {"level": number.throughput},
+        "is_on_biz_app": number.is_on_biz_app,
         "whatsapp_business_manager_messaging_limit": number.messaging_limit,
         "health_status": health("PHONE_NUMBER", number.phone_number_id),
     }

@@ -308,6 +308,20 @@ class StandIn:
         }
         self.courier.send(account_webhook(waba_id, "message_template_status_update", value, int(time())))
 
+    def template_change(self, waba_id: str, name: str, language: str, field: str, value: Json, members: Json) -> None:
+        """Meta changes `members` of a template and says so by the webhook `field`. KeyError when there is none such."""
+        template = self.world.template(waba_id, name, language)
+        if template is None:
+            raise KeyError(name)
+        for member, changed in members.items():
+            setattr(template, member, changed)
+        ids = {
+            "message_template_id": int(template.id),
+            "message_template_name": name,
+            "message_template_language": language.replace("_", "-"),
+        }
+        self.courier.send(account_webhook(waba_id, field, ids | value, int(time())))
+
     def new_wamid(self, address: str) -> str:
         """An opaque id such as Meta's, unique over all starts."""
         self._message_ids += 1

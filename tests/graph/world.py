@@ -68,6 +68,7 @@ class Number:
     quality_rating: str = "GREEN"
     throughput: str = "STANDARD"
     messaging_limit: str = "TIER_2K"
+    is_on_biz_app: bool = False
 
     @property
     def dial_code(self) -> str:

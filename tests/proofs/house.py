@@ -73,17 +73,25 @@ class House:
         user = self.users[name] = User(user_id, email, password, token)
         return user
 
-    def account(self, **columns: object) -> Number:
-        """A Mexican account that no other test uses, with approved templates."""
-        number = self.graph.world.number("MX", next(self.spare_accounts))
-        values = {"country_id": "MX", "account_id": number.account_id, "messages_per_second": 1000} | columns
+    def account(self, country_id: str = "MX", /, **columns: object) -> Number:
+        """An account that no other test uses, with approved templates."""
+        number = self.graph.world.number(country_id, next(self.spare_accounts))
+        values: dict[str, object] = {
+            "country_id": country_id,
+            "account_id": number.account_id,
+            "portfolio": number.account_id,
+            "messages_per_second": 1000,
+            "messaging_limit": None,
+        }
+        values |= columns
         names, places = ", ".join(values), ", ".join(["%s"] * len(values))
         self.run(f"insert into whatsapp.accounts ({names}) values ({places})", *values.values())
         self.run(
             "insert into whatsapp.templates (country_id, account_id, name, language, status, category, components)"
             " select country_id, %s, name, language, status, category, components from whatsapp.templates"
-            " where country_id = 'MX' and account_id = 'main'",
+            " where country_id = %s and account_id = 'main'",
             number.account_id,
+            country_id,
         )
         return number
 

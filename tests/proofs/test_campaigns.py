@@ -15,7 +15,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.graph.world import Number
-from tests.proofs.house import OFFER, PLAIN, TEXT, House, Row, check_refusal, some_phone, until
+from tests.proofs.house import OFFER, PLAIN, TEXT, House, Row, check_refusal, post, some_phone, until
 
 ORDER = {"name": "order_update", "language": "es_MX"}
 SIMPLE = {"name": "plain", "language": "es_MX"}
@@ -133,6 +133,21 @@ async def test_send_takes_what_fits(house: House) -> None:
     await house.until_state(message_id, "read")
 
 
+async def test_a_repeated_send_gets_its_old_answer_though_the_template_has_changed(house: House) -> None:
+    number, phone = campaign_account(house), some_phone()
+    first = await house.post(phone, PLAIN, key="once", account=number.account_id)
+    house.run(
+        "update whatsapp.templates set contract = %s::jsonb where account_id = %s and name = 'plain'",
+        '{"parameters": [{"key": "body.1", "type": "text", "required": true}]}',
+        number.account_id,
+    )
+    async with house.functions() as url, house.client(url) as client:  # a process that has not read the template yet
+        token = house.users["MX"].token
+        again = await post(client, token, phone, PLAIN, key="once", account=number.account_id)
+        check_refusal(await post(client, token, phone, PLAIN, account=number.account_id), 422, "template_parameters")
+    assert (again.status_code, again.json()["message_id"]) == (202, first.json()["message_id"])
+
+
 # ── Calls ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -197,6 +212,17 @@ async def test_a_call_repeated_answers_the_same_and_adds_nothing(house: House) -
     await control(house, first["campaign_id"], "cancel")
     cancelled = await bulk(house, body, key="again")
     assert cancelled.json() == first | {"status": "cancelled"}
+
+
+async def test_a_repeated_opening_gets_its_old_answer_though_its_template_is_disabled(house: House) -> None:
+    number = campaign_account(house)
+    body = opening(number, people(2))
+    first = await bulk(house, body, key="opened-once")
+    house.run("update whatsapp.templates set status = 'DISABLED' where account_id = %s", number.account_id)
+
+    again = await bulk(house, body, key="opened-once")
+    assert (again.status_code, again.json()) == (202, first.json() | {"status": "paused"})
+    check_refusal(await bulk(house, body), 409, "template_not_approved")
 
 
 async def test_a_key_is_good_for_one_call_only(house: House) -> None:
@@ -634,16 +660,130 @@ async def test_quiet_hours_hold_marketing_until_their_end_and_nothing_else(house
 
     await house.drain(number, 1, sweep=True)
     assert [arrival.callback_data for arrival in house.graph.arrived(number)] == [utility]
-    waiting = house.all("select run_at from whatsapp.queue where account_id = %s", number.account_id)
-    assert waiting == [{"run_at": end}] * 3
+    [single] = house.all("select run_at from whatsapp.queue where message_id = %s", offer)
+    assert single["run_at"] == end
     assert house.state(offer) == "queued"
-    assert (await progress(house, campaign_id))["state"] == "running"
+    seen = await progress(house, campaign_id)
+    assert (seen["state"], seen["held"]["reason"]) == ("running", "quiet_hours")
+    assert datetime.fromisoformat(seen["held"]["until"]) == end
 
     # The hour has come.
     house.run("update whatsapp.accounts set quiet_until = %s where account_id = %s", now.time(), number.account_id)
     house.run("update whatsapp.queue set run_at = now() where account_id = %s", number.account_id)
     await house.drain(number, 2, sweep=True)
     assert len(house.graph.arrived(number)) == 4
+    assert (await progress(house, campaign_id))["held"] is None
+
+
+# ── Meta's messaging limit ────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_exceeds_the_messaging_limit_waits_and_is_shown(house: House) -> None:
+    number = campaign_account(house, messaging_limit=5)
+    campaign_id = await open_campaign(house, opening(number, people(12)))
+    await house.drain(number, 1, sweep=True)
+
+    assert len({arrival.to for arrival in house.graph.arrived(number)}) == 5
+    seen = await progress(house, campaign_id)
+    assert seen["states"]["queued"] == 7
+    assert (seen["state"], seen["held"]["reason"]) == ("running", "messaging_limit")
+    wait = datetime.fromisoformat(seen["held"]["until"]) - datetime.now(UTC)
+    assert timedelta(hours=23, minutes=58) < wait <= timedelta(hours=24, minutes=1)
+    untouched = house.count("queue where account_id = %s and run_at <= now() and not blocked", number.account_id)
+    assert untouched == 7
+
+    # Meta raises the limit, and says so.
+    house.graph.account_webhook(
+        number, "business_capability_update", {"max_daily_conversations_per_business": "TIER_250"}
+    )
+    await until(lambda: house.count("accounts where account_id = %s and messaging_limit = 250", number.account_id))
+    await house.drain(number, 1, sweep=True)
+    assert len({arrival.to for arrival in house.graph.arrived(number)}) == 12
+    check_counts(house, campaign_id)
+
+
+async def test_a_reply_passes_the_messaging_limit(house: House) -> None:
+    number = campaign_account(house, messaging_limit=1)
+    writer = some_phone()
+    await house.open_window(number, writer)
+    await open_campaign(house, opening(number, people(3)))
+    [reply] = house.enqueue(number, [writer], TEXT)
+    await house.drain(number, 1)
+
+    assert house.arrivals(reply) == 1
+    assert len(house.graph.arrived(number)) == 2
+
+
+# ── Drafts and long polls ─────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_campaign_that_takes_nobody_is_completed(house: House) -> None:
+    number = campaign_account(house)
+    answer = await bulk(house, opening(number, [{"to": "nobody"}]))
+    campaign_id = answer.json()["campaign_id"]
+    await house.drain(number, 0.2, sweep=True)
+    assert (await progress(house, campaign_id))["state"] == "running"
+
+    house.run(
+        "update whatsapp.campaigns set created_at = now() - interval '61 seconds' where campaign_id = %s", campaign_id
+    )
+    await house.drain(number, 0.2, sweep=True)
+    assert (await progress(house, campaign_id))["state"] == "completed"
+
+
+async def test_a_draft_waits_for_its_start(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(2), draft=True))
+    await bulk(house, {"country_id": "MX", "campaign_id": campaign_id, "recipients": people(1)})
+    await control(house, campaign_id, "resume")
+    await house.drain(number, 0.5, sweep=True)
+    seen = await progress(house, campaign_id)
+    assert (seen["state"], seen["states"]) == ("draft", {"queued": 3})
+    assert house.graph.arrived(number) == []
+
+    assert (await control(house, campaign_id, "start")).json()["state"] == "running"
+    await house.drain(number, 1)
+    assert len(house.graph.arrived(number)) == 3
+
+
+async def test_whoever_resumes_with_a_paused_template_is_told(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(2)))
+    await control(house, campaign_id, "pause")
+    house.graph.template_status(number, "plain", "es_MX", "PAUSED")
+    await until(lambda: house.count("templates where account_id = %s and status = 'PAUSED'", number.account_id))
+
+    resumed = (await control(house, campaign_id, "resume")).json()
+    assert (resumed["state"], resumed["reason"]) == ("paused", "template_paused")
+
+    house.graph.template_status(number, "plain", "es_MX", "APPROVED")
+    await until_campaign(house, campaign_id, "running")
+
+
+async def long_poll(house: House, campaign_id: str, **query: str) -> Row:
+    headers = {"authorization": f"Bearer {house.users['MX'].token}"}
+    async with house.client() as client:
+        query = {"country_id": "MX", "campaign_id": campaign_id, "wait": "10"} | query
+        answer = await client.get("/status-poll", params=query, headers=headers)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_progress_can_be_waited_for(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(2)))
+    before = await progress(house, campaign_id)
+    assert (await progress(house, campaign_id))["version"] == before["version"]
+
+    waiting = asyncio.create_task(long_poll(house, campaign_id))
+    await asyncio.wait([waiting], timeout=1)
+    assert not waiting.done()
+    await control(house, campaign_id, "pause")
+    assert (await asyncio.wait_for(waiting, 5))["state"] == "paused"
+
+    started = time.monotonic()
+    assert (await long_poll(house, campaign_id, version=before["version"]))["state"] == "paused"
+    assert time.monotonic() - started < 5
 
 
 async def test_a_time_zone_nobody_knows_is_refused(house: House) -> None:

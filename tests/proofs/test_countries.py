@@ -12,9 +12,9 @@ from tests.proofs.house import PLAIN, House, check_refusal, some_phone, until
 
 COUNTRIES = ("MX", "CO")
 READABLE = {"accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "members"} | {
-    *("campaigns", "campaign_counts", "consents", "stop_words"),
+    *("lanes", "campaigns", "campaign_counts", "consents", "stop_words"),
 }
-HIDDEN = {"idempotency_keys", "lanes", "leases", "throttles", "webhook_events"}
+HIDDEN = {"idempotency_keys", "leases", "throttles", "webhook_events"}
 
 
 @asynccontextmanager

@@ -25,7 +25,13 @@ class Land:
     def __init__(self, database: psycopg.Connection[Any], **account: object) -> None:
         self.country_id = next(_codes)
         self._database = database
-        columns: dict[str, object] = {"country_id": self.country_id, "account_id": "main", "is_default": True} | account
+        columns: dict[str, object] = {
+            "country_id": self.country_id,
+            "account_id": "main",
+            "is_default": True,
+            "portfolio": self.country_id,
+            "messaging_limit": None,
+        } | account
         names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
         database.execute(f"insert into whatsapp.accounts ({names}) values ({places})", list(columns.values()))
         templates = [

@@ -161,3 +161,19 @@ def test_one_key_makes_one_message_however_concurrently_it_comes(stack: Stack, l
     assert len(set(found)) == 1
     assert land.count("messages") == 1
     assert land.enqueue(item | {"fingerprint": "other"})[0]["code"] == "idempotency_key_reused"
+
+
+def test_sweep_tells_the_planner_of_a_table_that_has_grown(stack: Stack) -> None:
+    """Autovacuum would, too, in a minute: so the table is one it leaves alone."""
+    with psycopg.connect(stack.database_url, autocommit=True) as database:
+        estimate = "select reltuples from pg_class where oid = 'whatsapp.grown'::regclass"
+        database.execute(
+            "create table whatsapp.grown with (autovacuum_enabled = false) as select generate_series(1, 5000)"
+        )
+        try:
+            deadline = time.monotonic() + 10
+            while (rows := database.execute(estimate).fetchone()) != (5000,) and time.monotonic() < deadline:
+                database.execute("select whatsapp.sweep()")
+            assert rows == (5000,)
+        finally:
+            database.execute("drop table whatsapp.grown")

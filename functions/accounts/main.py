@@ -1,0 +1,33 @@
+"""PATCH /accounts: pause a business number, or let it go on after Meta's stop codes.
+
+    {country_id, account?, action: "pause" | "resume"}
+    -> 200 {country_id, account, state, reason, code, since, paused_until, templates_paused_until}
+
+For operators and admins of the country, and for servers with the secret key. What waits meanwhile is not lost; messages
+that come in are taken as ever.
+"""
+
+from functools import partial
+
+from starlette.requests import Request
+
+from functions._shared import windows
+from functions._shared.answers import Answer
+from functions._shared.app import door
+from functions._shared.auth import authenticate
+from functions._shared.body import read_json
+from services.whatsapp.settings import settings
+
+
+async def control(request: Request) -> Answer:
+    current = settings()
+    caller = await authenticate(request, current, ("user", "secret"))
+    body = await read_json(request)
+    from services.whatsapp import accounts
+
+    account = await accounts.control(body, caller.user_id, current)
+    kick = partial(windows.kick, current) if current.kick and account["state"] == "active" else None
+    return Answer(account, after=kick)
+
+
+app = door("accounts", {"PATCH": control}, on_stop=[windows.close])

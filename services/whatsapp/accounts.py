@@ -1,0 +1,28 @@
+"""The flow of accounts: a person stops a business number, or lets it go on after Meta's stop codes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.whatsapp import fields, log, store
+from services.whatsapp.refusals import refuse
+from services.whatsapp.settings import Settings
+
+_FIELDS = frozenset({"country_id", "account", "action"})
+_ACTIONS = frozenset({"pause", "resume"})
+
+_log = log.get("accounts")
+
+
+async def control(request: Mapping[str, Any], actor: str | None, settings: Settings) -> dict[str, Any]:
+    """Pause or resume; without `account` the country's default. Answers the account's state. Raises RefusalError."""
+    fields.only(request, _FIELDS)
+    country_id, account_id = fields.country(request), fields.account(request)
+    action = request.get("action")
+    if action not in _ACTIONS:
+        raise refuse("invalid_field", field="action", reason="it must be pause or resume")
+    answer = await store.shared(settings).control_account(country_id, account_id, str(action), actor)
+    # The answer's own `code` is Meta's; a refusal comes with the field it is about.
+    if "field" in answer:
+        raise refuse(answer["code"], field=answer["field"])
+    _log.info("account_controlled", country_id=country_id, account_id=answer["account"], action=action, actor=actor)
+    return answer
