@@ -43,6 +43,16 @@ async def read_body(request: "Request", limit: int = LIMIT) -> bytes:
     return await read_raw(request.scope, request.receive, limit)
 
 
+async def read_csv(request: "Request", limit: int = LIMIT) -> str | None:
+    """The body as text if it is text/csv, else None with nothing read. Refuses `body_too_large` and `invalid_csv`."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "text/csv":
+        return None
+    try:
+        return (await read_body(request, limit)).decode()
+    except UnicodeDecodeError:
+        raise refuse("invalid_csv", reason="it is not UTF-8") from None
+
+
 async def read_json(request: "Request", limit: int = LIMIT) -> dict[str, Any]:
     """The body as a JSON object, whatever content type it claims: supabase-js sends strings as text/plain.
 

@@ -20,8 +20,7 @@ from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
-from functions._shared.body import read_body, read_json
-from services.whatsapp.refusals import refuse
+from functions._shared.body import read_csv, read_json
 from services.whatsapp.settings import settings
 
 _LIMIT = 16 * 1024 * 1024
@@ -30,16 +29,10 @@ _LIMIT = 16 * 1024 * 1024
 async def enqueue(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
+    text = await read_csv(request, _LIMIT)
     from services.whatsapp import campaigns
 
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/csv":
-        try:
-            text = (await read_body(request, _LIMIT)).decode()
-        except UnicodeDecodeError:
-            raise refuse("invalid_csv", reason="it is not UTF-8") from None
-        call = campaigns.read_csv(text, request.query_params)
-    else:
-        call = await read_json(request, _LIMIT)
+    call = await read_json(request, _LIMIT) if text is None else campaigns.read_csv(text, request.query_params)
     done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
 
     kick = partial(windows.kick, current) if current.kick and done.state == "running" else None

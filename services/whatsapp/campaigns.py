@@ -7,16 +7,14 @@ that are done and does the rest.
 """
 
 import asyncio
-import csv
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.whatsapp import fields, store, template
+from services.whatsapp import fields, rows, store, template
 from services.whatsapp.messages import InvalidMessage, parse_message
-from services.whatsapp.refusals import RefusalError, describe, refuse
+from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings
 
 MOST = 10_000
@@ -51,7 +49,7 @@ class Enqueued:
             "account": self.account,
             "status": self.state,
             "accepted": self.accepted,
-            "refused": sorted(self.refused, key=lambda each: int(each["row"])),
+            "refused": rows.in_order(self.refused),
         }
 
 
@@ -61,7 +59,7 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None
         raise refuse("bulk_needs_template", field="message")
     fields.only(request, _FIELDS)
     call_key = fields.key(key)
-    recipients = _recipients(request)
+    recipients = rows.listed(request, "recipients", MOST)
     opened = await store.shared(settings).open_campaign(_opening(request, call_key, actor))
     if "code" in opened:
         raise refuse(opened["code"], field=opened["field"])
@@ -69,19 +67,19 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None
     result = Enqueued(opened["campaign_id"], opened["account_id"], opened["state"])
     contract = opened.get("contract") or {"unsupported": "its contract is not known yet: sync templates"}
     for start in range(0, len(recipients), _CHUNK):
-        rows, refused = _judge(recipients[start : start + _CHUNK], start, contract, country_id)
+        good, refused = _judge(recipients[start : start + _CHUNK], start, contract, country_id)
         # A chunk is known by what the caller sent: a repeated call finds it whatever the world has become.
         answer = await store.shared(settings).enqueue_campaign(
             country_id,
             result.campaign_id,
             f"{call_key}#{start // _CHUNK}",
             fields.fingerprint({"campaign": result.campaign_id, "rows": recipients[start : start + _CHUNK]}),
-            rows,
+            good,
         )
         if "code" in answer:
             raise refuse(answer["code"], field=answer["field"])
         result.accepted += answer["accepted"]
-        result.refused += refused + [_worded(each) for each in answer["refused"]]
+        result.refused += refused + [rows.worded(each) for each in answer["refused"]]
         await asyncio.sleep(0)
     return result
 
@@ -96,15 +94,7 @@ def read_csv(text: str, query: Mapping[str, str]) -> dict[str, Any]:
     request: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
     if "template" in query or "language" in query:
         request["template"] = {"name": query.get("template"), "language": query.get("language")}
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
-    try:
-        if not reader.fieldnames or "to" not in reader.fieldnames:
-            raise refuse("invalid_csv", reason="the first row must name the columns, and one of them must be `to`")
-        if len(set(reader.fieldnames)) != len(reader.fieldnames):
-            raise refuse("invalid_csv", reason="a column is named twice")
-        request["recipients"] = [_csv_row(row, number) for number, row in enumerate(reader, 1)]
-    except csv.Error as error:
-        raise refuse("invalid_csv", reason=f"line {reader.line_num}: {error}") from None
+    request["recipients"] = [_csv_row(row) for row in rows.read_csv(text)]
     return request
 
 
@@ -224,35 +214,11 @@ def _template(request: Mapping[str, Any]) -> tuple[str, str]:
     return name, language.replace("-", "_")
 
 
-def _recipients(request: Mapping[str, Any]) -> list[Any]:
-    recipients = request.get("recipients")
-    if not isinstance(recipients, list) or not recipients:
-        raise refuse("invalid_field", field="recipients", reason="it is a list of at least one recipient")
-    if len(recipients) > MOST:
-        raise refuse("too_many_recipients", field="recipients", limit=MOST)
-    return recipients
-
-
 def _judge(
     recipients: Sequence[Any], start: int, contract: template.Contract, country_id: str
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """The rows that can be queued, and the refusals of the others. Row numbers count from 1 over the whole call."""
-    rows: list[Row] = []
-    refused: list[dict[str, Any]] = []
-    for number, recipient in enumerate(recipients, start + 1):
-        try:
-            rows.append({"row": number, **_row(recipient, contract, country_id)})
-        except RefusalError as error:
-            refused.append(
-                {
-                    "row": number,
-                    "code": error.code,
-                    "field": error.field,
-                    "message": error.message,
-                    "reason": error.reason,
-                }
-            )
-    return rows, refused
+    return rows.judge(recipients, start, lambda recipient: _row(recipient, contract, country_id))
 
 
 def _row(recipient: Any, contract: template.Contract, country_id: str) -> Row:
@@ -294,14 +260,7 @@ def _parameters(recipient: Mapping[str, Any]) -> Mapping[str, Any]:
     return given
 
 
-def _csv_row(row: Mapping[str | None, Any], number: int) -> Row:
-    if None in row or None in row.values():
-        raise refuse("invalid_csv", reason=f"row {number} has more or fewer fields than the header")
-    parameters = {str(name): value for name, value in row.items() if name not in _CSV_COLUMNS and value != ""}
+def _csv_row(row: Mapping[str, str]) -> Row:
+    parameters = {name: value for name, value in row.items() if name not in _CSV_COLUMNS and value != ""}
     recipient: Row = {"to": row["to"], "parameters": parameters}
     return recipient | ({"ref": row["ref"]} if row.get("ref") else {})
-
-
-def _worded(each: Mapping[str, Any]) -> dict[str, Any]:
-    known = describe(each["code"])
-    return {**each, "message": known.message if known else each["code"], "reason": known.remedy if known else None}

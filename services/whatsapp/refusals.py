@@ -170,7 +170,13 @@ _TABLE = (
         "too_many_recipients",
         422,
         "One call carries at most {limit} recipients.",
-        "Split the recipients over several calls: further calls append to the campaign.",
+        "Split them over several calls; those of a campaign are appended to it.",
+    ),
+    Refusal(
+        "consent_in_future",
+        422,
+        "The time of the consent is in the future.",
+        "Give the time at which the person said it, or leave it out for now.",
     ),
     Refusal("duplicate_recipient", 422, "The recipient is in this campaign already.", "Remove the repeated row."),
     # The message

@@ -128,6 +128,12 @@ class Store:
         query = self._reader(token).rpc("campaign_progress", {"p_country": country_id, "p_campaign": campaign_id})
         return await _execute(query) or None
 
+    async def record_consents(
+        self, country_id: str, actor: str | None, key: str, fingerprint: str, rows: Sequence[Row]
+    ) -> Row:
+        arguments = {"p_country": country_id, "p_actor": actor, "p_key": key, "p_fingerprint": fingerprint}
+        return dict(await self._call("record_consents", arguments | {"p_rows": rows}))
+
     async def account_states(self) -> list[Row]:
         """Every account with its state, for the health door."""
         query = self._server.from_("accounts").select(

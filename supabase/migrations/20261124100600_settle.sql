@@ -71,9 +71,11 @@ begin
         where effect = 'cool_contact' group by 1, 2) r
   where c.country_id = r.country_id and c.contact_id = r.contact_id;
 
-  update whatsapp.contacts c set marketing_opted_out_at = coalesce(c.marketing_opted_out_at, now())
-  from (select distinct country_id, contact_id from unnest(p_results) where effect = 'opt_out') r
-  where c.country_id = r.country_id and c.contact_id = r.contact_id;
+  if exists (select from unnest(p_results) where effect = 'opt_out') then
+    perform whatsapp_internal.add_consents(array(
+      select row(country_id, contact_id, 'opt_out', 'marketing', now(), 'meta', 'Meta code ' || max(code), null)::whatsapp_internal.consent
+      from unnest(p_results) where effect = 'opt_out' group by country_id, contact_id));
+  end if;
 
   update whatsapp.templates t
   set status = case r.effect when 'disable_template' then 'DISABLED' else 'PAUSED' end, reason = 'Meta code ' || r.code

@@ -208,7 +208,8 @@ as $$
   limit 1
 $$;
 
--- Inbound messages and calls: the log, the story, and the window of 24 hours from the person's own time stamp.
+-- Inbound messages and calls: the log, the story, the window of 24 hours from the person's own time stamp, and what they say of consent
+-- (…_consent.sql).
 create function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
@@ -249,18 +250,7 @@ begin
   from logged l
   join inbound i on i.country_id = l.country_id and i.account_id = l.account_id and i.wamid = l.wamid;
 
-  update whatsapp.contacts c
-  set marketing_opted_out_at = case when p.value = 'stop' then coalesce(c.marketing_opted_out_at, p.at) end
-  from (
-    select distinct on (i ->> 'country_id', f.contact_id) i ->> 'country_id' as country_id, f.contact_id, i -> 'content' ->> 'value' as value,
-      whatsapp_internal.event_time((i ->> 'at')::double precision) as at
-    from unnest(p_events) i
-    cross join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid')
-      as f (contact_id)
-    where i ->> 'kind' = 'preference' and i -> 'content' ->> 'value' in ('stop', 'resume') and f.contact_id is not null
-    order by 1, 2, 4 desc
-  ) p
-  where c.country_id = p.country_id and c.contact_id = p.contact_id;
+  perform whatsapp_internal.hear_consents(p_events);
 end
 $$;
 

@@ -12,7 +12,7 @@ from tests.proofs.house import PLAIN, House, check_refusal, some_phone, until
 
 COUNTRIES = ("MX", "CO")
 READABLE = {"accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "members"} | {
-    *("lanes", "campaigns", "campaign_counts"),
+    *("lanes", "campaigns", "campaign_counts", "consents", "stop_words"),
 }
 HIDDEN = {"idempotency_keys", "leases", "throttles", "webhook_events"}
 
@@ -43,6 +43,15 @@ def waiting(whole_house: House) -> None:
                  values (%s, 'main', 'empty', 'plain', 'es_MX', 'cancelled') returning country_id, campaign_id)
                insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
                select country_id, campaign_id, 'cancelled', 1 from c""",
+            country,
+        )
+        whole_house.run("insert into whatsapp.stop_words (country_id, word) values (%s, 'nobody says this')", country)
+        whole_house.run(
+            """with c as (
+                 insert into whatsapp.contacts (country_id, match_key) values (%s, '1')
+                 returning country_id, contact_id)
+               insert into whatsapp.consents (country_id, contact_id, what, scope, at, how)
+               select country_id, contact_id, 'opt_in', 'all', now(), 'web form' from c""",
             country,
         )
 
@@ -155,6 +164,7 @@ VERBS: dict[str, dict[str, Any]] = {
     "ingest": {"p_events": []},
     "sweep": {},
     "sync_templates": {"p_country": "MX", "p_account": "main", "p_templates": []},
+    "record_consents": {"p_country": "MX", "p_actor": None, "p_key": "k", "p_fingerprint": "f", "p_rows": []},
 }
 
 

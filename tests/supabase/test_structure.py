@@ -12,10 +12,11 @@ VERBS = {
     *("enqueue", "claim", "settle", "ingest", "sweep"),
     *("sync_templates", "template_contract", "sync_number"),
     *("open_campaign", "enqueue_campaign", "control_campaign", "campaign_progress", "control_account"),
+    "record_consents",
 }
 READABLE = {
     *("accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "lanes", "members"),
-    *("campaigns", "campaign_counts"),
+    *("campaigns", "campaign_counts", "consents", "stop_words"),
 }
 ABOVE_COUNTRIES = {"portfolio_people", "portfolio_minutes"}
 """Meta's messaging limit is one for all countries of a portfolio; see …_portfolio.sql."""

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from functions._shared.answers import Answer
 from functions._shared.app import door
-from functions._shared.body import LIMIT, read_json
+from functions._shared.body import LIMIT, read_csv, read_json
 from tests.functions._shared.asgi import call, exchange
 
 SMALL = 100
@@ -21,6 +21,11 @@ async def read_small(request: Request) -> ASGIApp:
 
 async def read_default(request: Request) -> ASGIApp:
     return Answer({"fields": list(await read_json(request))})
+
+
+async def read_rows(request: Request) -> ASGIApp:
+    text = await read_csv(request, limit=SMALL)
+    return Answer({"csv": text} if text is not None else await read_json(request, limit=SMALL))
 
 
 SEND = door("send", {"POST": read_small})
@@ -97,3 +102,21 @@ async def test_a_mebibyte_is_read_by_default(extra: str, status: int) -> None:
     assert len(body) == LIMIT == 1_048_576
     response = await call(door("send", {"POST": read_default}), "POST", "/send", content=body + extra)
     assert response.status_code == status
+
+
+@pytest.mark.parametrize("content_type", ["text/csv", "Text/CSV; charset=utf-8", "text/csv ;header=present"])
+async def test_a_csv_is_read_as_text_if_it_says_so(content_type: str) -> None:
+    rows = door("send", {"POST": read_rows})
+    csv = await call(rows, "POST", "/send", content="to\naño\n".encode(), headers={"content-type": content_type})
+    assert csv.json() == {"csv": "to\naño\n"}
+    other = await call(rows, "POST", "/send", content=b'{"a": 1}', headers={"content-type": "text/plain"})
+    assert other.json() == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"), [(b"to\n\xff\n", 422, "invalid_csv"), (b"x" * (SMALL + 1), 413, "body_too_large")]
+)
+async def test_a_csv_that_cannot_be_read_is_refused(content: bytes, status: int, code: str) -> None:
+    rows = door("send", {"POST": read_rows})
+    answer = await call(rows, "POST", "/send", content=content, headers={"content-type": "text/csv"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)

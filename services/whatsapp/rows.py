@@ -1,0 +1,62 @@
+"""The rows of a bulk call: read from a list or a CSV, counted from 1, judged one by one. A bad one is refused alone."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from services.whatsapp.refusals import RefusalError, describe, refuse
+
+Row = dict[str, Any]
+
+
+def listed(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
+    """The list `name` of a request. Refuses `invalid_field` and `too_many_recipients`."""
+    given = request.get(name)
+    if not isinstance(given, list) or not given:
+        raise refuse("invalid_field", field=name, reason="it is a list of at least one row")
+    if len(given) > most:
+        raise refuse("too_many_recipients", field=name, limit=most)
+    return given
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    """The rows below a header that names `to` and whatever else. Refuses `invalid_csv`."""
+    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
+    try:
+        if not reader.fieldnames or "to" not in reader.fieldnames:
+            raise refuse("invalid_csv", reason="the first row must name the columns, and one of them must be `to`")
+        if len(set(reader.fieldnames)) != len(reader.fieldnames):
+            raise refuse("invalid_csv", reason="a column is named twice")
+        return [_whole(row, number) for number, row in enumerate(reader, 1)]
+    except csv.Error as error:
+        raise refuse("invalid_csv", reason=f"line {reader.line_num}: {error}") from None
+
+
+def judge(given: Sequence[Any], start: int, read: Callable[[Any], Row]) -> tuple[list[Row], list[Row]]:
+    """The rows that `read` took, each with its number, and the refusals of the others; `start` rows came before."""
+    good: list[Row] = []
+    refused: list[Row] = []
+    for number, each in enumerate(given, start + 1):
+        try:
+            good.append({"row": number, **read(each)})
+        except RefusalError as error:
+            told = {"code": error.code, "field": error.field, "message": error.message, "reason": error.reason}
+            refused.append({"row": number} | told)
+    return good, refused
+
+
+def worded(each: Mapping[str, Any]) -> Row:
+    """A row's refusal by the database, in the words of its code."""
+    known = describe(each["code"])
+    return {**each, "message": known.message if known else each["code"], "reason": known.remedy if known else None}
+
+
+def in_order(refused: Sequence[Row]) -> list[Row]:
+    return sorted(refused, key=lambda each: int(each["row"]))
+
+
+def _whole(row: Mapping[str | None, Any], number: int) -> dict[str, str]:
+    if None in row or None in row.values():
+        raise refuse("invalid_csv", reason=f"row {number} has more or fewer fields than the header")
+    return {str(name): value for name, value in row.items()}

@@ -1,0 +1,273 @@
+-- Consent: who wants to hear from us, since when, and how we know.
+--
+--   consents          append-only: every opt-in and opt-out, whoever told it: a caller, a stop word, Meta
+--   stop_words        words that opt a person out (or in) by themselves, a list per country; nothing is configured by default
+--   record_consents   many at once, a verdict per row
+--
+-- What holds now stands in contacts (opted_in_at, opted_out_at, marketing_opted_out_at), where the gates read it, and is a function of the
+-- facts, never of the order in which they became known:
+--   * The later fact wins, by `at`: when the person said it. An old import does not undo a newer opt-out. At the same moment no wins.
+--   * An opt-out of scope `all` sets opted_out_at, lifted by a later opt-in of scope `all`. An opt-in to marketing alone does not lift it.
+--   * An opt-out of scope `marketing` sets marketing_opted_out_at, lifted by any later opt-in.
+--   * opted_in_at is the latest opt-in of either scope. Meta's "resume" takes back a stop and is no opt-in where none was given before.
+--   * A time that stands in contacts without a fact here (set by SQL, or carried over from another contact of the same person) counts as one.
+--
+-- A stop word is the whole message, text or quick reply of a template; case, accents, and whitespace and punctuation around it do not matter.
+-- It is recorded with the word as written. Its reply, if one is configured, is queued in the same transaction, and only when the word
+-- changed what holds: neither a repeated webhook nor a person who writes BAJA three times is answered twice. It is the one free-form message
+-- that passes an opt-out (messages.confirms_consent); everything else waits until the person writes again.
+
+create table whatsapp.consents (
+  country_id text not null,
+  contact_id uuid not null,
+  consent_id bigint generated always as identity,
+  what text not null check (what in ('opt_in', 'opt_out')),
+  scope text not null check (scope in ('all', 'marketing')),
+  at timestamptz not null,
+  how text not null check (length(how) between 1 and 200),
+  proof text check (length(proof) between 1 and 4096),
+  recorded_by uuid,
+  recorded_at timestamptz not null default now(),
+  primary key (country_id, contact_id, consent_id),
+  foreign key (country_id, contact_id) references whatsapp.contacts (country_id, contact_id)
+);
+comment on table whatsapp.consents is 'Append-only: every opt-in and opt-out, when, how and in which words. What holds now stands in contacts.';
+comment on column whatsapp.consents.at is 'When the person said it; recorded_at is when we wrote it down.';
+comment on column whatsapp.consents.how is 'Where it comes from. stop_word and meta are written by webhooks only.';
+comment on column whatsapp.consents.recorded_by is 'The signed-in user who recorded it; null for servers and webhooks.';
+
+-- A word by which spellings meet: without accents, in lower case, with one space where whitespace and punctuation stood. By code points, so
+-- that it does not depend on the database's locale but for the case of letters beyond a to z.
+create function whatsapp_internal.plain_word(word text) returns text
+language sql immutable parallel safe
+return trim(regexp_replace(
+  lower(regexp_replace(normalize(word, nfkd), '[\u0300-\u036f]', '', 'g')),
+  '[\u0001-\u002f\u003a-\u0040\u005b-\u0060\u007b-\u00bf\u2000-\u206f\u3000-\u303f\ufe0f\ufeff]+', ' ', 'g'));
+
+create table whatsapp.stop_words (
+  country_id text not null check (country_id ~ '^[A-Z]{2}$'),
+  word text not null check (length(word) <= 100),
+  key text not null generated always as (whatsapp_internal.plain_word(word)) stored check (key <> ''),
+  action text not null default 'opt_out' check (action in ('opt_in', 'opt_out')),
+  scope text not null default 'all' check (scope in ('all', 'marketing')),
+  reply text check (length(reply) between 1 and 4096),
+  primary key (country_id, key)
+);
+comment on table whatsapp.stop_words is 'Words that by themselves opt a person of the country out (or in). Kept by the project''s owner in SQL.';
+comment on column whatsapp.stop_words.key is 'The word as messages are compared with it: case, accents and punctuation do not matter.';
+comment on column whatsapp.stop_words.reply is 'Sent once, when the word changed what holds. Null: no answer.';
+
+alter table whatsapp.messages add column confirms_consent boolean;
+comment on column whatsapp.messages.confirms_consent is 'The one answer to a stop word: claim does not ask it about the opt-out it confirms.';
+
+do $$
+declare
+  name text;
+begin
+  foreach name in array array['consents', 'stop_words'] loop
+    execute format('alter table whatsapp.%I enable row level security', name);
+    execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', name);
+    execute format('grant select on whatsapp.%I to authenticated, service_role', name);
+    execute format(
+      'create policy members_read on whatsapp.%I for select to authenticated
+         using (country_id = any (array(select whatsapp_internal.my_countries())))', name);
+  end loop;
+end
+$$;
+revoke all on all sequences in schema whatsapp from public, anon, authenticated, service_role;
+
+-- ── Facts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+create type whatsapp_internal.consent as (
+  country_id text,
+  contact_id uuid,
+  what text,
+  scope text,
+  at timestamptz,
+  how text,
+  proof text,
+  recorded_by uuid
+);
+
+-- Writes the facts and what follows from them into contacts. Answers whose standing it changed.
+create function whatsapp_internal.add_consents(p_facts whatsapp_internal.consent[]) returns table (country_id text, contact_id uuid)
+language plpgsql volatile set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  -- People first, in order: whoever else records for them waits here, and then looks at the facts in a statement of its own.
+  perform from (select distinct f.country_id, f.contact_id from unnest(p_facts) f order by 1, 2) f
+  cross join lateral (
+    select from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id for no key update of c
+  ) c;
+
+  insert into whatsapp.consents (country_id, contact_id, what, scope, at, how, proof, recorded_by)
+  select f.* from unnest(p_facts) f order by f.at;
+
+  return query
+  with told as materialized (
+    select c.country_id, c.contact_id, c.opted_in_at is null as never_in, c.opted_out_at is null as not_out,
+      c.marketing_opted_out_at is null as not_out_of_marketing,
+      greatest(c.opted_in_at, k.opted_in) as opted_in,
+      greatest(c.opted_out_at, k.out_of_all) as out_of_all, k.in_to_all,
+      greatest(c.marketing_opted_out_at, k.out_of_marketing) as out_of_marketing, k.in_to_any
+    from (select distinct f.country_id, f.contact_id from unnest(p_facts) f) f
+    join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id
+    cross join lateral (
+      select
+        max(k.at) filter (where k.what = 'opt_in' and k.how <> 'meta') as opted_in,
+        max(k.at) filter (where k.what = 'opt_in') as in_to_any,
+        max(k.at) filter (where k.what = 'opt_in' and k.scope = 'all') as in_to_all,
+        max(k.at) filter (where k.what = 'opt_out' and k.scope = 'all') as out_of_all,
+        max(k.at) filter (where k.what = 'opt_out' and k.scope = 'marketing') as out_of_marketing
+      from whatsapp.consents k where k.country_id = c.country_id and k.contact_id = c.contact_id
+    ) k
+  ),
+  standing as (
+    update whatsapp.contacts c
+    set opted_in_at = t.opted_in,
+      opted_out_at = case when t.in_to_all > t.out_of_all then null else t.out_of_all end,
+      marketing_opted_out_at = case when t.in_to_any > t.out_of_marketing then null else t.out_of_marketing end
+    from told t
+    where c.country_id = t.country_id and c.contact_id = t.contact_id
+    returning c.country_id, c.contact_id, c.opted_in_at, c.opted_out_at, c.marketing_opted_out_at, t.never_in, t.not_out,
+      t.not_out_of_marketing
+  )
+  select s.country_id, s.contact_id from standing s
+  where (s.opted_in_at is null, s.opted_out_at is null, s.marketing_opted_out_at is null) <> (s.never_in, s.not_out, s.not_out_of_marketing);
+end
+$$;
+
+--   p_key, p_fingerprint   of this call: repeated, it answers what it answered
+--   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
+--   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
+-- People not known yet are made known. Custom plans for the reason given at enqueue_campaign.
+create function whatsapp.record_consents(p_country text, p_actor uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set plan_cache_mode = force_custom_plan
+as $$
+declare
+  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
+  v_key whatsapp.idempotency_keys;
+  v_drafts whatsapp_internal.draft[];
+  v_facts whatsapp_internal.consent[];
+  v_answer jsonb;
+begin
+  if v_code is null and not exists (select from whatsapp.accounts a where a.country_id = p_country) then
+    v_code := 'unknown_country';
+  end if;
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+
+  -- Of two calls with one key the second waits here for the first, and then finds its answer.
+  insert into whatsapp.idempotency_keys (country_id, key, fingerprint) values (p_country, p_key, p_fingerprint) on conflict do nothing;
+  if not found then
+    select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
+    return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
+      else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
+  end if;
+
+  -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
+  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
+      u.item || jsonb_build_object('n', u.n, 'country_id', p_country)
+      || case when (u.item ->> 'at')::timestamptz > now() + interval '5 minutes'
+           then '{"status": "refused", "code": "consent_in_future", "field": "at"}' else '{}' end::jsonb) order by u.n)
+  into v_drafts
+  from unnest(p_rows) with ordinality as u (item, n);
+  v_drafts := whatsapp_internal.find_contacts(v_drafts);
+
+  select array_agg(row(
+      p_country, u.contact_id, u.item ->> 'what', u.item ->> 'scope', least(coalesce((u.item ->> 'at')::timestamptz, now()), now()),
+      u.item ->> 'how', u.item ->> 'proof', p_actor)::whatsapp_internal.consent order by u.n) filter (where u.status is null),
+    jsonb_build_object(
+      'recorded', count(*) filter (where u.status is null),
+      'refused', coalesce(
+        jsonb_agg(jsonb_build_object('row', u.item -> 'row', 'code', u.code, 'field', u.field) order by u.n) filter (where u.status is not null),
+        '[]'))
+  into v_facts, v_answer
+  from unnest(p_rows, v_drafts) as u (item);
+  perform whatsapp_internal.add_consents(v_facts);
+
+  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.key = p_key;
+  return v_answer;
+end
+$$;
+comment on function whatsapp.record_consents is 'Records opt-ins and opt-outs with a verdict per row. Safe to repeat.';
+
+-- ── What people say themselves ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- Ingest's part: Meta's marketing stop and resume, and stop words. Every event is new, and its person known.
+create function whatsapp_internal.hear_consents(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  if exists (select from unnest(p_events) i where i ->> 'kind' = 'preference') then
+    perform whatsapp_internal.add_consents(array(
+      select row(
+          i ->> 'country_id', p.contact_id, case i -> 'content' ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing',
+          whatsapp_internal.event_time((i ->> 'at')::double precision), 'meta', left(nullif(i -> 'content' ->> 'detail', ''), 4096), null
+        )::whatsapp_internal.consent
+      from unnest(p_events) i
+      cross join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid')
+        as p (contact_id)
+      where i ->> 'kind' = 'preference' and i -> 'content' ->> 'value' in ('stop', 'resume') and p.contact_id is not null));
+  end if;
+  if exists (
+    select from whatsapp.stop_words s
+    where s.country_id in (select i ->> 'country_id' from unnest(p_events) i where i ->> 'kind' = 'message')
+  ) then
+    perform whatsapp_internal.hear_stop_words(p_events);
+  end if;
+end
+$$;
+
+create function whatsapp_internal.hear_stop_words(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_replies whatsapp_internal.draft[];
+begin
+  with heard as materialized (
+    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, p.contact_id, s.action, s.scope, s.reply, m.written,
+      whatsapp_internal.event_time((i ->> 'at')::double precision) as at
+    from unnest(p_events) i
+    cross join lateral (
+      select case i -> 'content' ->> 'type' when 'text' then i -> 'content' -> 'text' ->> 'body' when 'button' then i -> 'content' -> 'button' ->> 'text'
+        end as written
+    ) m
+    join whatsapp.stop_words s
+      on s.country_id = i ->> 'country_id' and s.key = case when length(m.written) <= 100 then whatsapp_internal.plain_word(m.written) end
+    cross join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid')
+      as p (contact_id)
+    where i ->> 'kind' = 'message' and p.contact_id is not null
+  ),
+  changed as materialized (
+    select c.country_id, c.contact_id
+    from whatsapp_internal.add_consents(array(
+      select row(country_id, contact_id, action, scope, at, 'stop_word', written, null)::whatsapp_internal.consent from heard)) c
+  )
+  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft, jsonb_build_object(
+      'n', 1, 'country_id', country_id, 'account_id', account_id, 'contact_id', contact_id, 'message_id', whatsapp_internal.uuid7(), 'kind', 'text',
+      'content', jsonb_build_object('type', 'text', 'text', jsonb_build_object('body', reply)), 'status', 'accepted', 'state', 'queued')))
+  into v_replies
+  from (
+    -- The word that decided: the last one, and of the same moment the no.
+    select distinct on (h.country_id, h.contact_id) h.*
+    from heard h join changed c on c.country_id = h.country_id and c.contact_id = h.contact_id
+    order by h.country_id, h.contact_id, h.at desc, h.action desc
+  ) decided
+  where reply is not null;
+
+  if v_replies is not null then
+    perform whatsapp_internal.write_drafts(v_replies);
+    update whatsapp.messages m set confirms_consent = true
+    from unnest(v_replies) r where m.country_id = r.country_id and m.message_id = r.message_id;
+  end if;
+end
+$$;
+
+revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+grant execute on function whatsapp_internal.my_countries() to authenticated;
+revoke all on function whatsapp.record_consents(text, uuid, text, text, jsonb[]) from public, anon, authenticated;
+grant execute on function whatsapp.record_consents(text, uuid, text, text, jsonb[]) to service_role;
