@@ -116,15 +116,17 @@ $$;
 create function whatsapp_internal.lease_answer(p_country text, p_lease uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
+declare
+  v_now timestamptz := clock_timestamp();
 begin
   return (select jsonb_build_object(
     'lease_id', l.lease_id, 'country_id', l.country_id, 'account_id', l.account_id,
-    'seconds', greatest(0, extract(epoch from l.leased_until - clock_timestamp())),
+    'seconds', greatest(0, extract(epoch from l.leased_until - v_now)),
     'messages', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'message_id', m.message_id, 'contact_id', m.contact_id, 'kind', m.kind, 'category', m.category, 'content', m.content,
         'attempts', q.attempts, 'waits', q.waits, 'to', coalesce(c.phone, '+' || c.wa_id), 'recipient', c.bsuid,
-        'in_ms', greatest(0, round(extract(epoch from l.slot_at + (i.n - 1) * l.slot_step - clock_timestamp()) * 1000))
+        'in_ms', greatest(0, round(extract(epoch from l.slot_at + (i.n - 1) * l.slot_step - v_now) * 1000))
       ) order by i.n), '[]'::jsonb)
       from unnest(l.message_ids) with ordinality as i (message_id, n)
       join whatsapp.queue q on q.country_id = l.country_id and q.message_id = i.message_id and q.lease_id = l.lease_id

@@ -66,7 +66,7 @@ def test_slots_are_spaced_by_the_rate_of_the_number(database: Database) -> None:
     # Two claims answer at different moments: `in_ms` counts from each answer, so only each half is exact.
     for half in (slots[:15], slots[15:]):
         gaps = [later - earlier for earlier, later in itertools.pairwise(half)]
-        assert all(gap == pytest.approx(50, abs=5) for gap in gaps[1:])
+        assert all(gap == pytest.approx(50, abs=1) for gap in gaps[1:])
     assert slots[15] > 600
 
 
