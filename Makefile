@@ -21,7 +21,7 @@ $(READY): requirements-dev.lock tests/local/package-lock.json
 	@$(RUN) -m tests.local.lite
 	@touch $(READY)
 
-demo: $(READY) ## show the main job, from a frontend to Meta's stand-in and back
+demo: $(READY) ## show the main job and a campaign, from a frontend to Meta's stand-in and back
 	@$(RUN) -m tests.demo
 
 test: $(READY) ## run the whole test suite

@@ -221,7 +221,12 @@ begin
     unknown_until = case when r.outcome = 'unknown' then now() + a.unknown_deadline end,
     attempts = case when r.outcome in ('held', 'released') then greatest(q.attempts - 1, 0) else q.attempts end,
     waits = case r.outcome when 'held' then q.waits + 1 when 'retry' then 0 else q.waits end,
-    run_at = case when r.wait_seconds > 0 and r.outcome <> 'unknown' then now() + r.wait_seconds * interval '1 second' else q.run_at end
+    run_at = case
+      -- Its campaign is paused with the template (apply_effects) and goes on when Meta approves it: a wait of its own would outlast that.
+      when r.effect = 'pause_template' and q.lane like 'campaign:%' then q.run_at
+      when r.wait_seconds > 0 and r.outcome <> 'unknown' then now() + r.wait_seconds * interval '1 second'
+      else q.run_at
+    end
   from unnest(v_results) r
   join whatsapp.accounts a on a.country_id = r.country_id and a.account_id = r.account_id
   where q.country_id = r.country_id and q.message_id = r.message_id and q.lease_id = r.lease_id

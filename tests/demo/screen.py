@@ -30,7 +30,7 @@ Show = Callable[[Mapping[str, Mapping[str, int]]], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the final table: a count of each country, and whether all are what they must be."""
+    """One line of a table: a count of each country, and whether all are what they must be."""
 
     what: str
     counts: list[int]
@@ -43,7 +43,7 @@ class Screen:
         self._started = time.monotonic()
 
     def title(self) -> None:
-        lines = Text("The main job, live on this machine.", style="bold")
+        lines = Text("The main job and a campaign, live on this machine.", style="bold")
         lines.append(
             "\nReal: Postgres, Supabase Lite, our functions over HTTP, the official client."
             "\nNot real: Meta. A stand-in from tests/graph takes Meta's place.",
@@ -70,6 +70,13 @@ class Screen:
         table = Table.grid(padding=(0, 2))
         for name in ("http_status", "code", "message", "hint"):
             table.add_row(Text(name, style="grey62"), Text(str(body.get(name))))
+        self._console.print(Padding(table, (0, 0, 0, _MARGIN + 2)))
+
+    def refused_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The rows that a bulk call gave back."""
+        table = Table.grid(padding=(0, 2))
+        for row in rows:
+            table.add_row(Text(f"row {row['row']}", style="grey62"), Text(row["code"], style="yellow"), _reason(row))
         self._console.print(Padding(table, (0, 0, 0, _MARGIN + 2)))
 
     @contextmanager
@@ -102,15 +109,16 @@ class Screen:
             table.add_row(_clock(event["recorded_at"]), Text(name, style=_COLOURS.get(name, "")), happened)
         self._console.print(Padding(table, (0, 0, 0, _MARGIN)))
 
-    def table(self, countries: Sequence[str], rows: Sequence[Row]) -> None:
+    def table(self, counted: str, countries: Sequence[str], rows: Sequence[Row]) -> None:
         table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        table.add_column("messages")
+        table.add_column(counted)
         for country in countries:
             table.add_column(NAMES[country], justify="right")
         table.add_column("")
         for row in rows:
             mark = "[bold green]✓[/]" if row.exact else "[bold red]✗[/]"
-            table.add_row(row.what, *map(str, row.counts), mark, style="" if row.exact else "red")
+            counts = [f"{count:,}" for count in row.counts]
+            table.add_row(row.what, *counts, mark, style="" if row.exact else "red")
         self._console.print(Padding(table, (0, 0, 0, _MARGIN)))
 
     def verdict(self, failed: Sequence[str]) -> int:
@@ -160,6 +168,10 @@ class _Bars:
     def show(self, counts: Mapping[str, int]) -> None:
         for state, count in counts.items():
             self.progress.update(self._tasks[state], completed=count)
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    return f"{row['field']}: {row['reason'] or row['message']}"
 
 
 def _clock(moment: str) -> str:

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import json
+import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,18 @@ from tests.local.stack import Stack, running_stack
 Json = dict[str, Any]
 
 COUNTRIES = ("MX", "CO")
+CAMPAIGNS = "campaigns"
+"""Marketing has a number of its own in each country; all else goes by `main`."""
+ACCOUNTS = ("main", CAMPAIGNS)
 TICK = 2.0
 """Seconds between two calls of cron."""
+PATIENCE = 60.0
+"""Seconds to wait for what should happen. After them the demo goes on, and its checks tell what did not."""
+_NUMBERS = """
+  insert into whatsapp.accounts (country_id, account_id, display_name, time_zone)
+  select country_id, %s, display_name, time_zone from whatsapp.accounts where account_id = 'main'
+"""
+_LIMITS = "update whatsapp.accounts set messages_per_second = case account_id when 'main' then 80 else %s end"
 _STATUSES: Json = {"sent_ms": 200, "delivered_ms": 700, "read_ms": 1500, "jitter": 0.5, "batch": 5}
 _DISORDER: Json = {"shuffle_share": 0.5, "duplicate_share": 0.3}
 
@@ -33,8 +44,8 @@ _DISORDER: Json = {"shuffle_share": 0.5, "duplicate_share": 0.3}
 @dataclass
 class Stage:
     """What the scenes play on. `frontend` is the official client of a user, `server` that with the secret key;
-    `owner` is the project's owner at the SQL prompt. `sent` counts the messages answered 202 in each country, `cron`
-    what the calls of queue-drain were answered."""
+    `owner` is the project's owner at the SQL prompt. `sent` counts the messages accepted with a 202 in each country,
+    `cron` what the calls of queue-drain were answered."""
 
     screen: Screen
     stack: Stack
@@ -79,16 +90,18 @@ def read_json(answer: object) -> Json:
 
 
 @contextlib.asynccontextmanager
-async def raise_curtain(screen: Screen, checks: Checks) -> AsyncIterator[Stage]:
-    """Start everything, and stop it at the end."""
+async def raise_curtain(screen: Screen, checks: Checks, campaign_rate: int) -> AsyncIterator[Stage]:
+    """Start everything, and stop it at the end. Campaigns leave at `campaign_rate` messages a second."""
     screen.scene("The stage")
     with contextlib.ExitStack() as cleanup:
-        graph = cleanup.enter_context(graph_process(World.random(COUNTRIES), **_STATUSES, **_DISORDER))
-        screen.say("stand-in for Meta: a number in each country, statuses out of order")
+        graph = cleanup.enter_context(graph_process(World.random(COUNTRIES, ACCOUNTS), **_STATUSES, **_DISORDER))
+        screen.say("stand-in for Meta: two numbers in each country, statuses out of order")
         stack = cleanup.enter_context(running_stack(functions_env=graph.env()))
         screen.say("Postgres, migrated; Supabase Lite before it; our functions on uvicorn")
         owner = cleanup.enter_context(psycopg.connect(stack.database_url, autocommit=True))
-        graph.callback(f"{stack.url}/functions/v1/webhook")
+        owner.execute(_NUMBERS, (CAMPAIGNS,))
+        owner.execute(_LIMITS, (campaign_rate,))
+        graph.callback(f"{stack.url}/functions/v1/webhook", connections=64)
         checks.expect("webhook registered, handshake answered", graph.verify(), True)
         frontend = await acreate_client(stack.url, stack.publishable_key)
         server = await acreate_client(stack.url, stack.secret_key)
@@ -110,6 +123,15 @@ async def tick(stage: Stage) -> None:
     headers = {"apikey": stage.stack.secret_key}
     async with httpx.AsyncClient(base_url=stage.stack.url, headers=headers, timeout=60, trust_env=False) as client:
         while True:
-            answer = await client.post("/functions/v1/queue-drain", json={"budget_seconds": TICK})
+            answer, _ = await asyncio.gather(
+                client.post("/functions/v1/queue-drain", json={"budget_seconds": TICK}), asyncio.sleep(TICK)
+            )
             stage.cron[answer.status_code] += 1
-            await asyncio.sleep(TICK)
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > deadline:
+            return
+        await asyncio.sleep(0.1)

@@ -448,6 +448,12 @@ async def test_a_template_paused_by_an_answer_loses_nobody(house: House) -> None
     assert seen["refused_by_code"] == seen["failed_by_code"] == {}
     check_counts(house, campaign_id)
 
+    house.graph.template_status(number, "plain", "es_MX", "APPROVED")
+    await until_campaign(house, campaign_id, "running")
+    await house.drain(number, 2, sweep=True)
+    assert sum(arrival.accepted for arrival in house.graph.arrived(number)) == 20
+    assert house.graph.counts().double_sent == 0
+
 
 async def test_too_many_failures_pause_a_campaign(house: House) -> None:
     number = campaign_account(house)
