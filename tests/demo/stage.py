@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from supabase import AsyncClient, acreate_client
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from tests.demo.checks import Checks
 from tests.demo.figures import Database
 from tests.demo.screen import Screen
@@ -103,8 +103,10 @@ async def raise_curtain(screen: Screen, checks: Checks, campaign_rate: int) -> A
         owner.execute(_LIMITS, (campaign_rate,))
         graph.callback(f"{stack.url}/functions/v1/webhook", connections=64)
         checks.expect("webhook registered, handshake answered", graph.verify(), True)
-        frontend = await acreate_client(stack.url, stack.publishable_key)
-        server = await acreate_client(stack.url, stack.secret_key)
+        # A call of thousands of rows may take longer than the client's own 5 seconds on a busy machine.
+        options = AsyncClientOptions(function_client_timeout=60)
+        frontend = await acreate_client(stack.url, stack.publishable_key, options)
+        server = await acreate_client(stack.url, stack.secret_key, options)
         copied = read_json(await server.functions.invoke("templates-sync"))
         screen.say(f"templates-sync: {sum(one['stored'] for one in copied['accounts'])} templates copied")
         stage = Stage(screen, stack, graph, owner, frontend, server)
