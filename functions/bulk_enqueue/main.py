@@ -49,7 +49,8 @@ async def control(request: Request) -> Answer:
     answer = await campaigns.control(
         body.get("country_id"), body.get("campaign_id"), body.get("action"), caller.user_id, current
     )
-    return Answer(answer)
+    kick = partial(windows.kick, current) if current.kick and answer["state"] == "running" else None
+    return Answer(answer, after=kick)
 
 
 app = door("bulk-enqueue", {"POST": enqueue, "PATCH": control}, on_stop=[windows.close])

@@ -62,10 +62,10 @@ async def receive(body: bytes, settings: Settings) -> list[Event]:
 
 
 async def follow_up(events: Sequence[Event], settings: Settings) -> None:
-    """What is better done at once than at cron's next tick, once Meta has its 200: changed templates are read anew.
+    """What is better done at once than at cron's next tick, once Meta has its 200. If this process dies, cron does it.
 
-    A webhook tells the status, quality or category of a template, but not all of its components. If this process
-    dies first, cron's sync does it.
+    A webhook tells the status, quality or category of a template, but not all of its components: these are read anew.
+    And where a template may be sent again, its campaigns go on.
     """
     keys = {(each["country_id"], each["account_id"]) for each in events if each["kind"] == "template"}
     accounts = [found for key in sorted(keys) if (found := settings.directory.account(*key)) and found.tokens]
@@ -75,6 +75,10 @@ async def follow_up(events: Sequence[Event], settings: Settings) -> None:
 
     try:
         await templates.refresh(accounts, settings)
+        if settings.kick:
+            from services.whatsapp import draining
+
+            await draining.kick(settings)
     except RefusalError as error:
         _log.warning("refresh_failed", code=error.code)
 

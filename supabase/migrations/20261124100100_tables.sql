@@ -114,12 +114,14 @@ create table whatsapp.templates (
   contract jsonb,
   quality text,
   reason text,
+  status_at timestamptz not null default now(),
   synced_at timestamptz not null default now(),
   primary key (country_id, account_id, name, language),
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 );
 comment on table whatsapp.templates is 'Meta''s message templates as last synced. Only APPROVED may be sent; a status this code does not know may not.';
 comment on column whatsapp.templates.contract is 'What must be supplied: {"parameters": [{"key", "type", "required", "max", "example"}]} or {"unsupported"}.';
+comment on column whatsapp.templates.status_at is 'Since when it has this status, as far as we were told.';
 comment on column whatsapp.templates.language is 'With an underscore (es_MX), however Meta spelled it.';
 
 create table whatsapp.messages (

@@ -78,12 +78,15 @@ begin
   end if;
 
   update whatsapp.templates t
-  set status = case r.effect when 'disable_template' then 'DISABLED' else 'PAUSED' end, reason = 'Meta code ' || r.code
+  set status = case r.effect when 'disable_template' then 'DISABLED' else 'PAUSED' end, reason = 'Meta code ' || r.code, status_at = now()
   from (select distinct on (country_id, account_id, template_name, template_language) * from unnest(p_results)
         where effect in ('pause_template', 'disable_template')
         order by country_id, account_id, template_name, template_language, effect) r
   where t.country_id = r.country_id and t.account_id = r.account_id and t.name = r.template_name and t.language = r.template_language
-    and t.status in ('APPROVED', 'PAUSED');
+    and t.status in ('APPROVED', 'PAUSED')
+    -- An answer to a message that was on its way when Meta approved the template anew says nothing of now; the next one would.
+    and not exists (
+      select from whatsapp.queue q where q.country_id = r.country_id and q.message_id = r.message_id and q.leased_at < t.status_at);
 
   perform whatsapp_internal.halt_account(
     r.country_id, r.account_id, case r.effect when 'stop_account' then 'stopped' else 'paused' end, r.title, r.code,

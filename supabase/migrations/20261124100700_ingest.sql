@@ -261,7 +261,8 @@ language sql volatile set search_path = ''
 as $$
   update whatsapp.templates t
   set status = coalesce(e.status, t.status), reason = case when e.status is null then t.reason else e.reason end,
-    quality = coalesce(e.quality, t.quality), category = coalesce(e.category, t.category)
+    quality = coalesce(e.quality, t.quality), category = coalesce(e.category, t.category),
+    status_at = case when e.status <> t.status then now() else t.status_at end
   from (
     select country_id, account_id, name, language,
       (array_agg(case event when 'REINSTATED' then 'APPROVED' when 'UNARCHIVED' then 'APPROVED' else event end order by at desc)

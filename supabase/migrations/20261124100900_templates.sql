@@ -27,7 +27,7 @@ begin
   where r.name is not null and r.language is not null
   order by r.name, r.language
   on conflict (country_id, account_id, name, language) do update
-  set status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
+  set status_at = case when t.status <> excluded.status then now() else t.status_at end, status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
     components = excluded.components, contract = excluded.contract, quality = excluded.quality, reason = excluded.reason, synced_at = now();
   get diagnostics v_stored = row_count;
 

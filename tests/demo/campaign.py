@@ -93,9 +93,6 @@ async def load(stage: Stage, checks: Checks, audience: Audience) -> Campaign:
     named = {"country_id": "MX", "account": CAMPAIGNS, "name": "Spring 2026", "template": TEMPLATE}
     answer = await _bulk_enqueue(stage, "bulk-enqueue", named | {"recipients": opening.recipients()})
     _judge(stage, checks, opening, answer, "JSON")
-    # The queue has been empty until now, and Postgres would plan for that until autovacuum comes round.
-    stage.owner.execute("analyze whatsapp.queue, whatsapp.messages, whatsapp.contacts, whatsapp.conversations")
-    stage.screen.say("owner, in SQL: analyze, which autovacuum does within a minute")
     query = urlencode({"country_id": "MX", "campaign_id": answer["campaign_id"]})
     appended = await _bulk_enqueue(stage, f"bulk-enqueue?{query}", more.csv())
     _judge(stage, checks, more, appended, "CSV, appended")

@@ -129,6 +129,19 @@ class Land:
             "payload": {},
         }
 
+    def template_status(self, name: str, event: str, at: float) -> Row:
+        """Meta's word about a template for ingest."""
+        return {
+            "key": str(uuid.uuid4()),
+            "country_id": self.country_id,
+            "account_id": "main",
+            "field": "message_template_status_update",
+            "kind": "template",
+            "at": at,
+            "content": {"message_template_name": name, "message_template_language": "es", "event": event},
+            "payload": {},
+        }
+
     # what is in the tables
 
     def message(self, message_id: object) -> Row:

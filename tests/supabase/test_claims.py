@@ -163,6 +163,21 @@ def test_one_key_makes_one_message_however_concurrently_it_comes(stack: Stack, l
     assert land.enqueue(item | {"fingerprint": "other"})[0]["code"] == "idempotency_key_reused"
 
 
+def test_an_answer_from_before_its_approval_does_not_pause_a_template_again(land: Land) -> None:
+    template = "select status from whatsapp.templates where country_id = %s and name = 'plain'"
+    paused = {"code": 132015, "effect": "pause_template", "wait_seconds": 1}
+    [late] = land.leased(land.template())
+    for at, event in enumerate(("PAUSED", "APPROVED")):
+        land.ingest(land.template_status("plain", event, at=time.time() + at))
+
+    land.settle(land.outcome(late, "held", **paused))
+    assert land.one(template, [land.country_id]) == {"status": "APPROVED"}
+
+    [fresh] = land.leased(land.template())
+    land.settle(land.outcome(fresh, "held", **paused))
+    assert land.one(template, [land.country_id]) == {"status": "PAUSED"}
+
+
 def test_sweep_tells_the_planner_of_a_table_that_has_grown(stack: Stack) -> None:
     """Autovacuum would, too, in a minute: so the table is one it leaves alone."""
     with psycopg.connect(stack.database_url, autocommit=True) as database:
