@@ -338,13 +338,17 @@ begin
       from whatsapp.accounts a
       where a.country_id || '/' || a.account_id = any (p_accounts)
         and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
+        -- The head of each lane by its index. As a plain exists Postgres may turn the search round and read the whole queue: 340 ms
+        -- beside a paused campaign of 1,000,000.
         and exists (
           select from whatsapp.lanes l
+          cross join lateral (
+            select q.run_at from whatsapp.queue q
+            where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
+            order by q.run_at limit 1
+          ) head
           where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
-            and exists (
-              select from whatsapp.queue q
-              where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.run_at <= now()
-                and q.lease_id is null))
+            and head.run_at <= now())
       order by lot
       limit p_limit
     ) due
