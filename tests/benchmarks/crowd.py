@@ -89,6 +89,11 @@ class Campaign:
         return {row[0] for row in rows}
 
 
+def next_phone() -> str:
+    """A phone no campaign here writes to."""
+    return f"+52{next(_PHONES)}"
+
+
 def open_account(database: psycopg.Connection[Any], country_id: str, account_id: str, **columns: object) -> None:
     """A number, or new settings for one that is there, with the template of all campaigns."""
     values = {"country_id": country_id, "account_id": account_id} | columns

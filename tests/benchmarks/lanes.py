@@ -29,7 +29,6 @@ _RATE = 80
 _CLAIM_MOST = 500
 _LATENCY = 300
 _COUNTRY, _ACCOUNT = "MX", "main"
-_PHONE = "+525598765432"
 
 
 @dataclass(slots=True)
@@ -98,15 +97,15 @@ def _ground(graph: Graph, depth: int) -> Iterator[Ground]:
         crowd.open_account(database, _COUNTRY, _ACCOUNT, messages_per_second=_RATE)
         campaign = crowd.open_campaign(admin, _COUNTRY, _ACCOUNT)
         campaign.add(depth)
-        _know(database, _PHONE)
         # As autovacuum does within a minute: a database that has never seen its tables plans badly.
         admin.execute("vacuum analyze")
         admin.execute("checkpoint")
         yield Ground(depth, stack, admin, database, campaign)
 
 
-def _know(database: psycopg.Connection[Any], phone: str) -> None:
-    """A person who has just written: whoever answers them may write freely."""
+def _somebody(database: psycopg.Connection[Any]) -> str:
+    """The phone of a person who has just written: whoever answers them may write freely."""
+    phone = crowd.next_phone()
     database.execute(
         """with known as (
              insert into whatsapp.contacts (country_id, phone, match_key) values (%s, %s, %s)
@@ -115,6 +114,7 @@ def _know(database: psycopg.Connection[Any], phone: str) -> None:
            select country_id, %s, contact_id, now(), now() + interval '1 day' from known""",
         (_COUNTRY, phone, match_key(phone), _ACCOUNT),
     )
+    return phone
 
 
 def _race_claims(report: Report, shallow: Ground, middling: Ground, deep: Ground, *, count: int) -> None:
@@ -192,7 +192,7 @@ def _replies(graph: Graph, ground: Ground, count: int) -> dict[str, float]:
         base_url=ground.stack.url, headers={"apikey": ground.stack.secret_key}, trust_env=False
     ) as client:
         for turn in range(count + 1):
-            body = {"country_id": _COUNTRY, "account": _ACCOUNT, "to": _PHONE}
+            body = {"country_id": _COUNTRY, "account": _ACCOUNT, "to": _somebody(ground.database)}
             message = {"type": "text", "text": {"body": "hola"}}
             began = time.time()
             answer = client.post(
