@@ -96,7 +96,12 @@ def next_phone() -> str:
 
 def open_account(database: psycopg.Connection[Any], country_id: str, account_id: str, **columns: object) -> None:
     """A number, or new settings for one that is there, with the template of all campaigns."""
-    values = {"country_id": country_id, "account_id": account_id} | columns
+    values = {
+        "country_id": country_id,
+        "account_id": account_id,
+        "portfolio": "crowd",
+        "messaging_limit": None,
+    } | columns
     changes = ", ".join(f"{name} = excluded.{name}" for name in values)
     names, places = ", ".join(values), ", ".join(["%s"] * len(values))
     database.execute(
