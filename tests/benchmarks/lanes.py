@@ -27,6 +27,8 @@ QUICK_MIDDLING, QUICK_DEEP = 5_000, 20_000
 _RATE = 80
 """Meta's standard. A drainer claims half a second of it: few enough to show what a claim costs whatever it brings."""
 _CLAIM_MOST = 500
+_WARM = 3
+"""The first calls of a session plan."""
 _LATENCY = 300
 _COUNTRY, _ACCOUNT = "MX", "main"
 
@@ -44,7 +46,7 @@ class Ground:
 
 def bars(middling: int, deep: int) -> list[Bar]:
     found = []
-    for case in (_queued(middling), _queued(deep), _beside(deep)):
+    for case in (_queued(middling), _queued(deep), _beside(deep), _sweep(deep)):
         found += [Bar(case, figure, f"{SHALLOW:,} queued", most=2) for figure in ("p50_ms", "p95_ms")]
     for case in (_reply(deep, "paused"), _reply(deep, "draining")):
         found += [Bar(case, figure, "empty queue", most=2) for figure in ("p50_ms", "p95_ms")]
@@ -61,6 +63,7 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
         if not only or "claim" in only:
             for _ in range(repetitions):
                 _race_claims(report, *grounds, count=10 if quick else 40)
+                _race_sweeps(report, *grounds, count=5 if quick else 20)
         shallow, _, full = grounds
         if not only or "reply" in only:
             _empty(shallow)
@@ -77,6 +80,10 @@ def _queued(depth: int) -> str:
 
 def _beside(depth: int) -> str:
     return f"claim beside {depth:,} paused"
+
+
+def _sweep(depth: int) -> str:
+    return f"sweep, {depth:,} queued"
 
 
 def _reply(depth: int, how: str) -> str:
@@ -134,7 +141,7 @@ def _race_claims(report: Report, shallow: Ground, middling: Ground, deep: Ground
 def _claims(ground: Ground, campaign: crowd.Campaign, count: int) -> dict[str, float]:
     """Claims as a drainer makes them, each of half a second of the number's rate. As many as one took are added."""
     took = []
-    for turn in range(count + 3):
+    for turn in range(count + _WARM):
         ground.admin.execute("update whatsapp.throttles set next_slot_at = '-infinity'")
         began = time.perf_counter()
         row = ground.database.execute(
@@ -147,13 +154,29 @@ def _claims(ground: Ground, campaign: crowd.Campaign, count: int) -> dict[str, f
                 f"{HORIZON} seconds",
             ),
         ).fetchone()
-        if turn >= 3:  # the first of a session plan
+        if turn >= _WARM:
             took.append(time.perf_counter() - began)
         assert row is not None
         [lease] = row[0]["leases"]
         assert len(lease["messages"]) >= _RATE * HORIZON, row
         _settle(ground, lease)
         campaign.add(len(lease["messages"]))
+    return _times(took)
+
+
+def _race_sweeps(report: Report, shallow: Ground, _: Ground, deep: Ground, *, count: int) -> None:
+    """A drainer sweeps every ten seconds, and claims nothing meanwhile."""
+    report.add(_sweep(deep.depth), "ours", **_sweeps(deep, count))
+    report.add(_sweep(deep.depth), f"{SHALLOW:,} queued", **_sweeps(shallow, count))
+
+
+def _sweeps(ground: Ground, count: int) -> dict[str, float]:
+    took = []
+    for turn in range(count + _WARM):
+        began = time.perf_counter()
+        ground.database.execute("select whatsapp.sweep()")
+        if turn >= _WARM:
+            took.append(time.perf_counter() - began)
     return _times(took)
 
 
