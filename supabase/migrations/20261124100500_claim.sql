@@ -281,7 +281,9 @@ begin
       v_ids := v_ids || array(select message_id from unnest(v_go) with ordinality order by ordinality);
       v_counted := v_counted || array(select person from unnest(v_go) where person is not null);
       v_people := v_people - (select count(*) from unnest(v_go) where person is not null and fresh);
-      update whatsapp.lanes set served_at = p_at where country_id = p_country and account_id = p_account and lane = v_lane.lane;
+      -- Who came first had the larger half of an odd number, and comes last next time.
+      update whatsapp.lanes set served_at = p_at + (v_lane.peers - v_lane.turn) * interval '1 microsecond'
+      where country_id = p_country and account_id = p_account and lane = v_lane.lane;
     end if;
   end loop;
 

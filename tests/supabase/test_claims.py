@@ -104,6 +104,29 @@ def test_replies_go_before_utility_and_utility_before_marketing(land: Land) -> N
     assert kinds == [("text", None), ("template", "UTILITY"), ("template", "MARKETING")]
 
 
+def test_lanes_of_one_priority_share_alike_however_odd_the_claims(land: Land) -> None:
+    land.enqueue(*(land.template() for _ in range(40)))
+    land.run(
+        "insert into whatsapp.lanes select country_id, account_id, 'beside', priority from whatsapp.lanes"
+        " where country_id = %s and lane = 'utility'",
+        land.country_id,
+    )
+    land.run(
+        "update whatsapp.queue set lane = 'beside' where message_id in"
+        " (select message_id from whatsapp.queue where country_id = %s limit 20)",
+        land.country_id,
+    )
+
+    for _ in range(6):
+        assert len(messages_of(land.claim(3))) == 3
+
+    taken = land.all(
+        "select lane, count(*) as n from whatsapp.queue where country_id = %s and lease_id is not null group by lane",
+        [land.country_id],
+    )
+    assert {row["lane"]: row["n"] for row in taken} == {"utility": 9, "beside": 9}
+
+
 def test_a_reply_overtakes_slots_already_handed_out_and_pays_with_later_ones(database: Database) -> None:
     land = Land(database, messages_per_second=20)
     phone = some_phone()
