@@ -16,6 +16,10 @@
 -- The token bucket is kept as the time of the next free slot: n messages take n slots, 1/rate apart, and the caller posts each
 -- at its slot. That spaces messages evenly however many processes send, and needs no refill.
 --
+-- Slots are handed out ahead, so a campaign may hold those of the next half second. A reply does not wait behind them: it goes at once and
+-- what it takes is paid by the slots not handed out yet, as for an inbound message. A tenth of the rate may overtake; more replies than
+-- that stand first in line for the next slots.
+--
 -- Candidates are read from the head of a lane by its index. A variable limit can tempt the planner away from that index, so sorts and
 -- bitmaps are switched off for that statement and the plan is kept. Measured with fresh statistics: claiming 200 takes about 20 ms with
 -- 10,000 as with 500,000 messages in the lane, judging and leasing included; planning anew each time is no faster (19.9 against 20.0 ms).
@@ -277,7 +281,9 @@ begin
       v_ids := v_ids || array(select message_id from unnest(v_go) with ordinality order by ordinality);
       v_counted := v_counted || array(select person from unnest(v_go) where person is not null);
       v_people := v_people - (select count(*) from unnest(v_go) where person is not null and fresh);
-      update whatsapp.lanes set served_at = p_at where country_id = p_country and account_id = p_account and lane = v_lane.lane;
+      -- Who came first had the larger half of an odd number, and comes last next time.
+      update whatsapp.lanes set served_at = p_at + (v_lane.peers - v_lane.turn) * interval '1 microsecond'
+      where country_id = p_country and account_id = p_account and lane = v_lane.lane;
     end if;
   end loop;
 
@@ -306,6 +312,7 @@ declare
   v_at timestamptz;
   v_next timestamptz;
   v_slot timestamptz;
+  v_overtake timestamptz;
   v_step interval;
   v_slots integer;
   v_got record;
@@ -338,25 +345,58 @@ begin
       from whatsapp.accounts a
       where a.country_id || '/' || a.account_id = any (p_accounts)
         and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
+        -- The head of each lane by its index. As a plain exists Postgres may turn the search round and read the whole queue: 340 ms
+        -- beside a paused campaign of 1,000,000.
         and exists (
           select from whatsapp.lanes l
+          cross join lateral (
+            select q.run_at from whatsapp.queue q
+            where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
+            order by q.run_at limit 1
+          ) head
           where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
-            and exists (
-              select from whatsapp.queue q
-              where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.run_at <= now()
-                and q.lease_id is null))
+            and head.run_at <= now())
       order by lot
       limit p_limit
     ) due
     order by left_to_serve desc
   loop
     exit when v_left < 1;
-    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), interval '1 second' / (v_account.messages_per_second * t.rate_factor)
-    into v_at, v_slot, v_step
+    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), greatest(t.next_overtake_at, clock_timestamp()),
+      interval '1 second' / (v_account.messages_per_second * t.rate_factor)
+    into v_at, v_slot, v_overtake, v_step
     from whatsapp.throttles t
     where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)
     for no key update of t skip locked;
     continue when not found;
+
+    -- Replies go before what is handed out already.
+    if v_slot > v_at + v_step and exists (
+      select from whatsapp.lanes l
+      cross join lateral (
+        select q.run_at from whatsapp.queue q
+        where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
+        order by q.run_at limit 1
+      ) head
+      where l.country_id = v_account.country_id and l.account_id = v_account.account_id and l.priority = 0 and not l.paused
+        and head.run_at <= v_at)
+    then
+      v_slots := floor(extract(epoch from v_at + interval '1 second' - v_overtake) / extract(epoch from v_step * 10));
+      if v_slots > 0 then
+        select * into v_got from whatsapp_internal.claim_account(
+          p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, v_left), p_lease, v_at, v_at, v_step, true,
+          case when v_account.limited then v_account.portfolio end);
+        v_refused := v_refused + v_got.refused;
+        if v_got.claimed > 0 then
+          v_leases := v_leases || v_got.lease;
+          v_left := v_left - v_got.claimed;
+          v_slot := v_slot + v_got.claimed * v_step;
+          update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake + v_got.claimed * v_step * 10
+          where country_id = v_account.country_id and account_id = v_account.account_id;
+          exit when v_left < 1;
+        end if;
+      end if;
+    end if;
 
     v_slots := floor(extract(epoch from v_at + p_horizon - v_slot) / extract(epoch from v_step)) + 1;
     if v_slots < 1 then

@@ -511,13 +511,19 @@ begin
   with gone as (
     delete from whatsapp.queue q
     where (q.country_id, q.message_id) in (
-      select q.country_id, q.message_id
+      select head.country_id, head.message_id
       from whatsapp.campaigns c
-      join whatsapp.queue q
-        on q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id)
-      where c.state = 'cancelled' and q.lease_id is null
-      limit p_limit
-      for update of q skip locked)
+      -- The order makes it the lane's index: joined freely, Postgres may read the whole queue to find nothing cancelled.
+      cross join lateral (
+        select q.country_id, q.message_id from whatsapp.queue q
+        where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id)
+          and q.lease_id is null
+        order by q.run_at
+        limit p_limit
+        for update skip locked
+      ) head
+      where c.state = 'cancelled'
+      limit p_limit)
     returning q.country_id, q.message_id
   ),
   moved as (

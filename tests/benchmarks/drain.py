@@ -142,8 +142,9 @@ def _prepare(database: psycopg.Connection[Any], stack: Stack) -> None:
     accounts = list(itertools.product(COUNTRIES, ACCOUNTS))
     with database.cursor() as cursor:
         cursor.executemany(
-            "insert into whatsapp.accounts (country_id, account_id, messages_per_second, messaging_limit)"
-            " values (%s, %s, 1000, null)",
+            # A portfolio of its own: the lowest limit of its numbers counts, and the seed's numbers have one.
+            "insert into whatsapp.accounts (country_id, account_id, messages_per_second, portfolio, messaging_limit)"
+            " values (%s, %s, 1000, 'benchmark', null)",
             accounts,
         )
         cursor.executemany(

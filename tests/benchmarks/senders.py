@@ -33,7 +33,7 @@ async def ours(job: Job) -> float:
     drainer = draining.Drainer(store.shared(settings), graph.shared(settings), settings)
     child.ready()
     began = perf_counter()
-    await drainer.run(600, sweep=False)
+    await drainer.run(600, sweep=job.get("sweep", False))
     took = perf_counter() - began
     await graph.close_shared()
     await store.close_shared()

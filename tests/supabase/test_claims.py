@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -101,6 +102,60 @@ def test_replies_go_before_utility_and_utility_before_marketing(land: Land) -> N
     kinds = [(message["kind"], message["category"]) for message in messages_of(land.claim())]
 
     assert kinds == [("text", None), ("template", "UTILITY"), ("template", "MARKETING")]
+
+
+def test_lanes_of_one_priority_share_alike_however_odd_the_claims(land: Land) -> None:
+    land.enqueue(*(land.template() for _ in range(40)))
+    land.run(
+        "insert into whatsapp.lanes select country_id, account_id, 'beside', priority from whatsapp.lanes"
+        " where country_id = %s and lane = 'utility'",
+        land.country_id,
+    )
+    land.run(
+        "update whatsapp.queue set lane = 'beside' where message_id in"
+        " (select message_id from whatsapp.queue where country_id = %s limit 20)",
+        land.country_id,
+    )
+
+    for _ in range(6):
+        assert len(messages_of(land.claim(3))) == 3
+
+    taken = land.all(
+        "select lane, count(*) as n from whatsapp.queue where country_id = %s and lease_id is not null group by lane",
+        [land.country_id],
+    )
+    assert {row["lane"]: row["n"] for row in taken} == {"utility": 9, "beside": 9}
+
+
+def test_a_reply_overtakes_slots_already_handed_out_and_pays_with_later_ones(database: Database) -> None:
+    land = Land(database, messages_per_second=20)
+    phone = some_phone()
+    land.ingest(land.writes(phone, time.time()))
+    land.enqueue(*(land.template() for _ in range(40)))
+    ahead = messages_of(land.claim())
+    before = land.one("select next_slot_at from whatsapp.throttles where country_id = %s", [land.country_id])
+    land.enqueue(land.text(phone))
+
+    [reply, *_] = messages_of(land.claim())
+
+    assert max(message["in_ms"] for message in ahead) > 800
+    assert reply["kind"] == "text"
+    assert reply["in_ms"] == 0
+    after = land.one("select next_slot_at from whatsapp.throttles where country_id = %s", [land.country_id])
+    assert after["next_slot_at"] - before["next_slot_at"] >= timedelta(seconds=1 / 20)
+
+
+def test_no_more_than_a_tenth_of_the_rate_overtakes(database: Database) -> None:
+    land = Land(database, messages_per_second=20)
+    phones = [some_phone() for _ in range(10)]
+    land.ingest(*(land.writes(phone, time.time()) for phone in phones))
+    land.enqueue(*(land.template() for _ in range(60)))
+    land.claim()
+    land.enqueue(*(land.text(phone) for phone in phones))
+
+    at_once = [message for _ in range(3) for message in messages_of(land.claim()) if message["in_ms"] < 100]
+
+    assert len(at_once) == 2
 
 
 def test_a_claim_serves_only_the_numbers_it_names(land: Land, database: Database) -> None:
