@@ -349,7 +349,8 @@ begin
     order by left_to_serve desc
   loop
     exit when v_left < 1;
-    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), interval '1 second' / (v_account.messages_per_second * t.rate_factor)
+    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()),
+      whatsapp_internal.slot_step(v_account.messages_per_second, t.rate_factor)
     into v_at, v_slot, v_step
     from whatsapp.throttles t
     where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)

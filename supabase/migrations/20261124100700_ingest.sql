@@ -439,7 +439,7 @@ begin
   on conflict (country_id, account_id) do update set webhook_seen_at = excluded.webhook_seen_at;
 
   update whatsapp.throttles t
-  set next_slot_at = greatest(t.next_slot_at, clock_timestamp()) + i.messages * interval '1 second' / a.messages_per_second
+  set next_slot_at = greatest(t.next_slot_at, clock_timestamp()) + i.messages * whatsapp_internal.slot_step(a.messages_per_second, t.rate_factor)
   from (
     select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, count(*) as messages
     from unnest(p_new) i where i ->> 'kind' = 'message'
