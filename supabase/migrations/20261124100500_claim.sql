@@ -158,8 +158,9 @@ begin
     where q.country_id = p.country_id and q.message_id = p.message_id
     returning q.country_id, q.account_id, q.contact_id
   )
+  -- Meta counts from a message's arrival, which is later than this by its slot and its way: within a second.
   update whatsapp.conversations v
-  set sending_until = v_until, pair_next_at = greatest(v.pair_next_at, p_at) + interval '6 seconds'
+  set sending_until = v_until, pair_next_at = greatest(v.pair_next_at, p_at + interval '1 second') + interval '6 seconds'
   from leased l
   where v.country_id = l.country_id and v.account_id = l.account_id and v.contact_id = l.contact_id;
 
