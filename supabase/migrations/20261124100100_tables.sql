@@ -252,6 +252,7 @@ create table whatsapp.throttles (
   account_id text not null,
   next_slot_at timestamptz not null default '-infinity',
   next_overtake_at timestamptz not null default '-infinity',
+  inbound_at timestamptz,
   held_until timestamptz,
   rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
   webhook_seen_at timestamptz,
@@ -260,7 +261,7 @@ create table whatsapp.throttles (
 ) with (fillfactor = 50);
 comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
 comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots 1/messages_per_second apart; inbound messages use slots too.';
-comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of a second.';
+comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
 
 create table whatsapp.webhook_events (
   country_id text not null,

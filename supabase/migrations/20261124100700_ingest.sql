@@ -430,10 +430,12 @@ begin
   on conflict (country_id, account_id) do update set webhook_seen_at = excluded.webhook_seen_at;
 
   update whatsapp.throttles t
-  set next_slot_at = greatest(t.next_slot_at, clock_timestamp()) + i.messages * interval '1 second' / a.messages_per_second
+  set inbound_at = now(), next_slot_at = greatest(t.next_slot_at, clock_timestamp()) + i.messages * whatsapp_internal.slot_step(a.messages_per_second, t.rate_factor)
   from (
     select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, count(*) as messages
-    from unnest(p_new) i where i ->> 'kind' = 'message'
+    from unnest(p_new) i
+    -- What Meta brings late, after its webhooks or we were away, has used its share of a second long past.
+    where i ->> 'kind' = 'message' and whatsapp_internal.event_time((i ->> 'at')::double precision) > now() - interval '5 seconds'
     group by 1, 2 order by 1, 2
   ) i
   join whatsapp.accounts a on a.country_id = i.country_id and a.account_id = i.account_id
