@@ -1,11 +1,11 @@
-"""`make bench`, or `python -m tests.benchmarks [drain|webhook|cold …] [--quick] [--repetitions 3]`."""
+"""`make bench`, or `python -m tests.benchmarks [drain|bulk|webhook|cold …] [--quick] [--repetitions 3]`."""
 
 import argparse
 
-from tests.benchmarks import cold, drain, webhook
+from tests.benchmarks import bulk, cold, drain, webhook
 from tests.benchmarks.report import Report
 
-BENCHMARKS = {"drain": drain.run, "webhook": webhook.run, "cold": cold.run}
+BENCHMARKS = {"drain": drain.run, "bulk": bulk.run, "webhook": webhook.run, "cold": cold.run}
 
 
 def main() -> None:

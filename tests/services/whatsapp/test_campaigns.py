@@ -69,7 +69,7 @@ def test_a_broken_csv_is_refused_with_its_place(text: str, words: str) -> None:
 
 
 def judge(*recipients: Any, contract: Any = BODY, start: int = 0) -> tuple[list[Any], list[Any]]:
-    return campaigns._judge(recipients, start, contract, "MX")
+    return campaigns._Judge(contract, "MX").rows(recipients, start)
 
 
 def test_a_good_row_is_ready_for_the_database() -> None:
