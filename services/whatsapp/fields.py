@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
@@ -45,9 +44,15 @@ def account(request: Mapping[str, Any]) -> str | None:
 def recipient(value: object, country_id: str) -> dict[str, str | None]:
     """Who a message goes to, as the verbs take it: exactly one of phone (with its match key), bsuid and contact_id."""
     try:
-        return asdict(parse_recipient(value, country_id))
+        found = parse_recipient(value, country_id)
     except InvalidRecipient as error:
         raise refuse(error.code, field=error.field, reason=error.reason) from None
+    return {
+        "phone": found.phone,
+        "match_key": found.match_key,
+        "bsuid": found.bsuid,
+        "contact_id": found.contact_id,
+    }
 
 
 def uuid(value: object, field: str, code: str = "invalid_field") -> str:

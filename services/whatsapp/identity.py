@@ -7,11 +7,14 @@ are one person.
 
 import re
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 _NOT_DIGIT = re.compile(r"[^0-9]")
 _BSUID = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[0-9A-Za-z]{1,128}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _PHONE_TEXT = re.compile(r"\+?[0-9][0-9\s().\-/]*|\+?\([0-9][0-9\s().\-/]*")
+_PLAIN_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _OLD_SPELLINGS = (
     (re.compile(r"\+521([0-9]{10})"), r"+52\1"),  # Mexico's mobile 1, gone since 2019
     (
@@ -96,6 +99,8 @@ def parse_phone(text: str, region: str) -> Phone:
     import phonenumbers  # 20 ms to import: the webhook needs match keys, never this
 
     text = text.strip()
+    if is_e164_as_it_stands(text):
+        return Phone(text, match_key(text[1:]))
     if len(text) > 40 or not _PHONE_TEXT.fullmatch(text):
         raise InvalidPhone("only digits, spaces, brackets, dots and hyphens after an optional + make a phone number")
     try:
@@ -109,6 +114,68 @@ def parse_phone(text: str, region: str) -> Phone:
     if not phonenumbers.is_valid_number(number):
         raise InvalidPhone("no such number exists in its country: check the digits, and the country code after the +")
     return Phone(e164, match_key(e164))
+
+
+def is_e164_as_it_stands(text: str) -> bool:
+    """Whether the library would find `text` valid and write it just so. No says nothing: then ask the library.
+
+    It decides by the library's own metadata, ten times as fast as parsing, formatting and judging do, which is what
+    ten thousand recipients of one call take longest with. Only for calling codes of a single country.
+    """
+    found = _PLAIN_E164.fullmatch(text)
+    if found is None:
+        return False
+    for length in (2, 1, 3):
+        numbers = _numbers(int(text[1 : 1 + length]))
+        if numbers is not None:
+            return numbers.are_so(text[1 + length :])
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """The national numbers of a calling code: `kinds` are mobile, fixed …, `prefix` is what the library cuts off."""
+
+    general: tuple[re.Pattern[str], frozenset[int]]
+    kinds: tuple[tuple[re.Pattern[str], frozenset[int]], ...]
+    prefix: re.Pattern[str] | None
+
+    def are_so(self, number: str) -> bool:
+        if number.startswith("0"):
+            return False
+        cut = self.prefix and self.prefix.match(number)
+        if cut and cut.end():
+            return False
+        return _is_one(number, self.general) and any(_is_one(number, kind) for kind in self.kinds)
+
+
+def _is_one(number: str, kind: tuple[re.Pattern[str], frozenset[int]]) -> bool:
+    pattern, lengths = kind
+    return (not lengths or len(number) in lengths) and pattern.fullmatch(number) is not None
+
+
+@cache
+def _numbers(calling_code: int) -> _Numbers | None:
+    import phonenumbers
+
+    regions = phonenumbers.COUNTRY_CODE_TO_REGION_CODE.get(calling_code, ())
+    known = phonenumbers.PhoneMetadata.metadata_for_region(regions[0]) if len(regions) == 1 else None
+    if known is None or known.general_desc is None:
+        return None
+    # The commonest first; any of them makes a number valid.
+    kinds = (
+        *(known.mobile, known.fixed_line, known.voip, known.toll_free, known.premium_rate, known.shared_cost),
+        *(known.personal_number, known.pager, known.uan, known.voicemail),
+    )
+    return _Numbers(
+        _compiled(known.general_desc),
+        tuple(_compiled(kind) for kind in kinds if kind is not None and kind.national_number_pattern),
+        re.compile(known.national_prefix_for_parsing) if known.national_prefix_for_parsing else None,
+    )
+
+
+def _compiled(kind: Any) -> tuple[re.Pattern[str], frozenset[int]]:
+    return re.compile(kind.national_number_pattern or ""), frozenset(kind.possible_length or ())
 
 
 def _as_dialled_today(e164: str) -> str:

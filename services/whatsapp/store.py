@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import orjson
 from postgrest import AsyncPostgrestClient
 from postgrest.exceptions import APIError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -112,8 +113,21 @@ class Store:
     async def enqueue_campaign(
         self, country_id: str, campaign_id: str, key: str, fingerprint: str, rows: Sequence[Row]
     ) -> Row:
-        arguments = {"p_country": country_id, "p_campaign": campaign_id, "p_key": key, "p_fingerprint": fingerprint}
-        return dict(await self._call("enqueue_campaign", arguments | {"p_rows": rows}))
+        arguments = {
+            "p_country": country_id,
+            "p_campaign": campaign_id,
+            "p_key": key,
+            "p_fingerprint": fingerprint,
+            "p_rows": [row["row"] for row in rows],
+            "p_phones": [row["phone"] for row in rows],
+            "p_match_keys": [row["match_key"] for row in rows],
+            "p_bsuids": [row["bsuid"] for row in rows],
+            "p_contact_ids": [row["contact_id"] for row in rows],
+            # As text: a list among the elements of an array would be taken for a second dimension of it.
+            "p_components": [orjson.dumps(row["components"]).decode() if row["components"] else None for row in rows],
+            "p_refs": [row["ref"] for row in rows],
+        }
+        return dict(await self._call("enqueue_campaign", arguments))
 
     async def control_campaign(self, country_id: str, campaign_id: str, action: str, actor: str | None) -> Row:
         arguments = {"p_country": country_id, "p_campaign": campaign_id, "p_action": action, "p_actor": actor}

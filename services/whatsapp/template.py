@@ -251,6 +251,16 @@ def fill(contract: Contract, values: Mapping[str, Any]) -> list[Component]:
     return _components(filled)
 
 
+def texts(contract: Contract) -> frozenset[str]:
+    """Keys of the texts of which nothing is asked but what `fill` looks at itself."""
+    return frozenset(
+        parameter["key"]
+        for parameter in contract.get("parameters", ())
+        if parameter["type"] == "text"
+        and 0 < parameter.get("max", 0) <= (_URL_MAX if parameter["key"].endswith(".url") else _TEXT_MAX)
+    )
+
+
 def _value(parameter: Mapping[str, Any], value: Any) -> Any:
     """The value as Meta takes it, or InvalidParameters."""
     key, kind = parameter["key"], parameter["type"]

@@ -370,13 +370,14 @@ begin
     order by left_to_serve desc
   loop
     exit when v_left < 1;
-    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), greatest(t.next_overtake_at, clock_timestamp()),
+    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), t.next_overtake_at,
       whatsapp_internal.slot_step(v_account.messages_per_second, t.rate_factor), coalesce(t.inbound_at > now() - interval '1 hour', false)
     into v_at, v_slot, v_overtake, v_step, v_talking
     from whatsapp.throttles t
     where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)
     for no key update of t skip locked;
     continue when not found;
+    v_overtake := greatest(v_overtake, v_at);
 
     -- Replies go before what is handed out already.
     if v_talking and v_slot > v_at + v_step and exists (

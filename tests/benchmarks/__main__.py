@@ -1,11 +1,18 @@
-"""`make bench`, or `python -m tests.benchmarks [drain|cap|lanes|webhook|cold …] [--quick] [--repetitions 3]`."""
+"""`make bench`, or `python -m tests.benchmarks [drain|cap|lanes|bulk|webhook|cold …] [--quick] [--repetitions 3]`."""
 
 import argparse
 
-from tests.benchmarks import cap, cold, drain, lanes, webhook
+from tests.benchmarks import bulk, cap, cold, drain, lanes, webhook
 from tests.benchmarks.report import Report
 
-BENCHMARKS = {"drain": drain.run, "cap": cap.run, "lanes": lanes.run, "webhook": webhook.run, "cold": cold.run}
+BENCHMARKS = {
+    "drain": drain.run,
+    "cap": cap.run,
+    "lanes": lanes.run,
+    "bulk": bulk.run,
+    "webhook": webhook.run,
+    "cold": cold.run,
+}
 
 
 def main() -> None:

@@ -13,7 +13,18 @@ from typing import Any
 import orjson
 
 RESULTS = Path(__file__).with_name("results")
-_PACKAGES = ("supabase", "httpx", "httpx-aiohttp", "aiohttp", "starlette", "uvicorn", "uvloop", "pgqueuer", "pywa")
+_PACKAGES = (
+    "supabase",
+    "httpx",
+    "httpx-aiohttp",
+    "aiohttp",
+    "starlette",
+    "uvicorn",
+    "uvloop",
+    "pgqueuer",
+    "procrastinate",
+    "pywa",
+)
 
 
 @dataclass(frozen=True, slots=True)

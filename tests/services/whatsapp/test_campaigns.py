@@ -6,6 +6,7 @@ import pytest
 
 from services.whatsapp import campaigns
 from services.whatsapp.refusals import RefusalError
+from services.whatsapp.rows import judge as judge_rows
 from services.whatsapp.template import contract_of
 
 QUERY = {"country_id": "MX", "name": "spring", "template": "order_update", "language": "es_MX"}
@@ -69,7 +70,7 @@ def test_a_broken_csv_is_refused_with_its_place(text: str, words: str) -> None:
 
 
 def judge(*recipients: Any, contract: Any = BODY, start: int = 0) -> tuple[list[Any], list[Any]]:
-    return campaigns._judge(recipients, start, contract, "MX")
+    return judge_rows(recipients, start, campaigns._Judge(contract, "MX").row)
 
 
 def test_a_good_row_is_ready_for_the_database() -> None:

@@ -1,0 +1,104 @@
+"""Bulk: from the HTTP bodies of ten calls of 10,000 recipients each to rows that are durably queued."""
+
+import os
+import uuid
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+
+from tests.benchmarks.child import Child
+from tests.benchmarks.report import Bar, Report
+from tests.graph.world import World
+from tests.local.stack import Stack, running_stack
+
+CALLS = 10
+ROWS_OF_A_CALL = 10_000
+CONTENDERS = ("ours", "ours, two calls at once", "COPY", "procrastinate", "pgqueuer")
+"""COPY and the libraries write straight to Postgres; ours checks, judges and logs each row, through the Data API."""
+_COUNTS = {
+    "ours": "select count(*) from whatsapp.queue",
+    "ours, two calls at once": "select count(*) from whatsapp.queue",
+    "COPY": "select count(*) from public.copied",
+    "procrastinate": "select count(*) from procrastinate_jobs where status = 'todo'",
+    "pgqueuer": "select count(*) from pgqueuer where status = 'queued'",
+}
+_OURS = "whatsapp.campaigns, whatsapp.messages, whatsapp.conversations, whatsapp.contacts, whatsapp.idempotency_keys"
+_CASE = "bulk, 100,000 recipients"
+
+
+def bars() -> list[Bar]:
+    return [Bar(_CASE, "per_second", "procrastinate", least=1), Bar(_CASE, "per_second", "pgqueuer", least=0.3)]
+
+
+def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] = frozenset()) -> None:
+    """Every contender, one after the other, `repetitions` times, each from empty tables."""
+    report.bars += bars()
+    rows = 1_000 if quick else ROWS_OF_A_CALL
+    settings = World.random(("MX",)).env("http://127.0.0.1:9") | {"WHATSAPP_KICK": "false"}
+    with ExitStack() as cleanup:
+        stack = cleanup.enter_context(running_stack(functions_env=settings, durable=True))
+        database = cleanup.enter_context(psycopg.connect(stack.admin_url, autocommit=True))
+        _prepare(database)
+        # Supabase Lite is JavaScript: its first answers are the slowest, whoever asks.
+        _measure(stack, database, "ours", 1_000)
+        for _ in range(repetitions):
+            for name in CONTENDERS:
+                if not only or name in only:
+                    report.add(_CASE, name, **_measure(stack, database, name, rows))
+
+
+def _measure(stack: Stack, database: psycopg.Connection[Any], name: str, rows: int) -> dict[str, float]:
+    _empty(database)
+    job = {
+        "contender": name,
+        "calls": [_recipients(call, rows) for call in range(CALLS)],
+        "run": str(uuid.uuid4()),
+        "functions_url": f"{stack.url}/functions/v1",
+        "secret_key": stack.secret_key,
+        "database_url": stack.admin_url,
+    }
+    with Child("tests.benchmarks.fillers", job, os.environ) as child:
+        figures = child.go()
+    found = database.execute(_COUNTS[name]).fetchone()
+    assert found == (CALLS * rows,), found
+    return {"per_second": CALLS * rows / figures["seconds"], "rows": CALLS * rows}
+
+
+def _recipients(call: int, rows: int) -> list[dict[str, Any]]:
+    """People nobody knows yet, in no order: 7,919 is prime, so each number of the call comes once."""
+    return [
+        {
+            "to": f"+5255{10_000_000 + call * rows + n * 7_919 % rows}",
+            "parameters": {"body.1": "Ana", "body.2": f"A{n}"},
+            "ref": f"customer-{call}-{n}",
+        }
+        for n in range(rows)
+    ]
+
+
+def _prepare(database: psycopg.Connection[Any]) -> None:
+    contract = (
+        '{"parameters": [{"key": "body.1", "type": "text", "required": true, "max": 1024},'
+        ' {"key": "body.2", "type": "text", "required": true, "max": 1024}]}'
+    )
+    database.execute(
+        "insert into whatsapp.accounts (country_id, account_id) values ('MX', 'main') on conflict do nothing"
+    )
+    database.execute(
+        """insert into whatsapp.templates (country_id, account_id, name, language, status, category, contract)
+           values ('MX', 'main', 'spring', 'es_MX', 'APPROVED', 'MARKETING', %s)""",
+        (contract,),
+    )
+    database.execute("create table public.copied (country_id text, phone text, parameters jsonb, ref text)")
+
+
+def _empty(database: psycopg.Connection[Any]) -> None:
+    database.execute(f"truncate {_OURS} cascade")
+    database.execute("truncate public.copied")
+    for library in ("procrastinate_jobs", "pgqueuer"):
+        if database.execute("select to_regclass(%s)", (library,)).fetchone() != (None,):
+            database.execute(f"truncate {library} cascade")
+    # As autovacuum does within a minute.
+    database.execute("vacuum analyze")
+    database.execute("checkpoint")
