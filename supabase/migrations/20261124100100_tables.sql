@@ -260,7 +260,7 @@ create table whatsapp.throttles (
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 ) with (fillfactor = 50);
 comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
-comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots 1/messages_per_second apart; inbound messages use slots too.';
+comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
 comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
 
 create table whatsapp.webhook_events (
