@@ -251,7 +251,7 @@ create table whatsapp.throttles (
   country_id text not null,
   account_id text not null,
   next_slot_at timestamptz not null default '-infinity',
-  next_overtake_at timestamptz not null default '-infinity',
+  next_overtake_at timestamptz,
   inbound_at timestamptz,
   held_until timestamptz,
   rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
