@@ -143,11 +143,13 @@ async def test_what_people_write_is_taken_off_the_rate(house: House) -> None:
     # Slots handed out already are not taken back: what is written within their horizon, and before we know of it,
     # comes on top.
     seen = max(row["received_at"].timestamp() - written[row["wamid"]] for row in known)
-    on_top = written_per_second * (HORIZON + seen)
-    sent = [arrival.wall for arrival in house.graph.arrived(number)]
-    assert most([*sent, *written.values()], 1) <= per_second + on_top
-    assert most([*sent, *written.values()], seconds) <= per_second * seconds + on_top
-    afterwards = [at for at in sent if at > max(written.values())]
+    on_top = most(written.values(), HORIZON + seen)
+    arrived = house.graph.arrived(number)
+    delay = spread(arrived, slots_of(house, number))
+    moments = [*written.values(), *(arrival.wall for arrival in arrived)]
+    assert most(moments, 1) <= per_second * (1 + delay) + on_top
+    assert most(moments, seconds) <= per_second * (seconds + delay) + on_top
+    afterwards = [arrival.wall for arrival in arrived if arrival.wall > max(written.values())]
     assert most(afterwards, 0.5) > 0.6 * per_second * 0.5
 
 
