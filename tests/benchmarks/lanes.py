@@ -68,7 +68,7 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
         if not only or "reply" in only:
             _empty(shallow)
             for _ in range(repetitions):
-                _race_replies(report, graph, shallow, full, count=5 if quick else 20)
+                _race_replies(report, graph, shallow, full, count=5 if quick else 30)
         if not only or "share" in only:
             for _ in range(repetitions):
                 report.add(_together(deep), "ours", **_share(graph, full, seconds=3 if quick else 8))
