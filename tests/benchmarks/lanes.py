@@ -68,7 +68,7 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
         if not only or "reply" in only:
             _empty(shallow)
             for _ in range(repetitions):
-                _race_replies(report, graph, shallow, full, count=5 if quick else 20)
+                _race_replies(report, graph, shallow, full, count=5 if quick else 30)
         if not only or "share" in only:
             for _ in range(repetitions):
                 report.add(_together(deep), "ours", **_share(graph, full, seconds=3 if quick else 8))
@@ -114,6 +114,11 @@ def _somebody(database: psycopg.Connection[Any]) -> str:
     """The phone of a person who has just written: whoever answers them may write freely."""
     phone = crowd.next_phone()
     database.execute(
+        """insert into whatsapp.throttles (country_id, account_id, inbound_at) values (%s, %s, now())
+           on conflict (country_id, account_id) do update set inbound_at = now()""",
+        (_COUNTRY, _ACCOUNT),
+    )
+    database.execute(
         """with known as (
              insert into whatsapp.contacts (country_id, phone, match_key) values (%s, %s, %s)
              returning country_id, contact_id)
@@ -158,7 +163,7 @@ def _claims(ground: Ground, campaign: crowd.Campaign, count: int) -> dict[str, f
             took.append(time.perf_counter() - began)
         assert row is not None
         [lease] = row[0]["leases"]
-        assert len(lease["messages"]) >= _RATE * HORIZON, row
+        assert len(lease["messages"]) > _RATE * HORIZON * 0.9, len(lease["messages"])
         _settle(ground, lease)
         campaign.add(len(lease["messages"]))
     return _times(took)
