@@ -113,20 +113,19 @@ class Store:
     async def enqueue_campaign(
         self, country_id: str, campaign_id: str, key: str, fingerprint: str, rows: Sequence[Row]
     ) -> Row:
-        arguments = {
+        arguments: Row = {
             "p_country": country_id,
             "p_campaign": campaign_id,
             "p_key": key,
             "p_fingerprint": fingerprint,
             "p_rows": [row["row"] for row in rows],
-            "p_phones": [row["phone"] for row in rows],
-            "p_match_keys": [row["match_key"] for row in rows],
-            "p_bsuids": [row["bsuid"] for row in rows],
-            "p_contact_ids": [row["contact_id"] for row in rows],
             # As text: a list among the elements of an array would be taken for a second dimension of it.
             "p_components": [orjson.dumps(row["components"]).decode() if row["components"] else None for row in rows],
-            "p_refs": [row["ref"] for row in rows],
         }
+        for name in ("phone", "match_key", "bsuid", "contact_id", "ref"):
+            values = [row[name] for row in rows]
+            # An array that is too short is filled up with null.
+            arguments[f"p_{name}s"] = [] if values.count(None) == len(values) else values
         return dict(await self._call("enqueue_campaign", arguments))
 
     async def control_campaign(self, country_id: str, campaign_id: str, action: str, actor: str | None) -> Row:

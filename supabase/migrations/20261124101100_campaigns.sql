@@ -49,8 +49,9 @@ create table whatsapp.campaign_counts (
 comment on table whatsapp.campaign_counts is 'Additions to a campaign''s counts by key (a state, "failed:<code>", "refused:<code>", "cost:<category>"); their sum counts.';
 
 alter table whatsapp.messages add column campaign_id uuid;
-alter table whatsapp.messages add foreign key (country_id, campaign_id) references whatsapp.campaigns (country_id, campaign_id);
 create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id) where campaign_id is not null;
+-- No foreign key of its own: whatever puts a message into a campaign is counted in the same statement, and it is the count's that refuses a
+-- campaign which is not there, once a statement instead of once a message.
 comment on column whatsapp.messages.campaign_id is 'The campaign it belongs to; a person gets one message of a campaign.';
 
 -- A key of a bulk call stands for an answer rather than for one message.
@@ -276,17 +277,20 @@ declare
   v_refused jsonb;
   v_answer jsonb;
 begin
-  -- The campaign's row orders chunks: what a concurrent one has queued is seen by the check for duplicates.
-  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for no key update;
+  -- Chunks of one campaign are written side by side; nobody pauses, cancels or completes it meanwhile.
+  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for share;
   if not found then
     return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
   end if;
-  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
-  if found then
+  -- The key comes first: of two tries of one chunk the second waits here, and is answered what the first was.
+  insert into whatsapp.idempotency_keys (country_id, key, fingerprint) values (p_country, p_key, p_fingerprint) on conflict do nothing;
+  if not found then
+    select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
     return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
       else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
   end if;
   if v_campaign.state = 'cancelled' then
+    delete from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
     return jsonb_build_object('code', 'campaign_over', 'field', 'campaign_id');
   end if;
   -- A first large campaign fills tables that were empty a moment ago, and whoever drains it should plan for that.
@@ -307,16 +311,14 @@ begin
   left join lateral (
     select c.contact_id from whatsapp.contacts c where c.country_id = p_country and c.match_key = r.match_key limit 1) known on true
   where r.match_key is not null and known.contact_id is null
-  order by r.match_key
-  on conflict do nothing;
+  order by r.match_key;
   insert into whatsapp.contacts (country_id, bsuid)
   select distinct p_country, r.bsuid
   from unnest(p_bsuids) as r (bsuid)
   left join lateral (
     select c.contact_id from whatsapp.contacts c where c.country_id = p_country and c.bsuid = r.bsuid limit 1) known on true
   where r.bsuid is not null and known.contact_id is null
-  order by r.bsuid
-  on conflict do nothing;
+  order by r.bsuid;
 
   with rows as materialized (
     select r.row, r.components, r.ref, c.contact_id as person, row_number() over (partition by c.contact_id order by r.row) as turn,
@@ -363,8 +365,15 @@ begin
   from good;
 
   insert into whatsapp.conversations (country_id, account_id, contact_id)
-  select p_country, v_campaign.account_id, person from unnest(v_people) person order by person
-  on conflict do nothing;
+  select p_country, v_campaign.account_id, g.person
+  from unnest(v_people) as g (person)
+  left join lateral (
+    select v.contact_id from whatsapp.conversations v
+    where v.country_id = p_country and v.account_id = v_campaign.account_id and v.contact_id = g.person
+    limit 1
+  ) known on true
+  where known.contact_id is null
+  order by g.person;
   insert into whatsapp.messages (
     country_id, message_id, account_id, contact_id, direction, kind, state, content, template_name, template_language, category, ref,
     created_by, send_at, expires_at, campaign_id)
@@ -384,8 +393,13 @@ begin
   end if;
 
   v_answer := jsonb_build_object('accepted', v_accepted, 'refused', v_refused);
-  insert into whatsapp.idempotency_keys (country_id, key, fingerprint, answer) values (p_country, p_key, p_fingerprint, v_answer);
+  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.key = p_key;
   return v_answer;
+exception
+  -- Somebody else has just met one of these people, or taken them for the campaign. Tried again, it is seen. That is rare, and letting
+  -- each insert look for it costs every row.
+  when unique_violation then
+    raise exception 'somebody else has just written one of these people' using errcode = 'serialization_failure';
 end
 $$;
 

@@ -66,15 +66,20 @@ async def open_campaign(house: House, body: Row, **more: Any) -> str:
     return str(answer.json()["campaign_id"])
 
 
-def append_phones(house: House, campaign_id: str, phones: list[str]) -> None:
+def append_phones(
+    database: psycopg.Connection[Any], campaign_id: str, phones: list[str], key: str | None = None
+) -> Row:
     """One chunk, straight to the verb."""
-    nothing = [None] * len(phones)
-    house.all(
+    answer = database.execute(
         "select whatsapp.enqueue_campaign("
-        "'MX', %s, %s, 'f', %s::int[], %s::text[], %s::text[], %s::text[], %s::uuid[], %s::text[], %s::text[])",
-        *(campaign_id, str(uuid.uuid4()), list(range(1, len(phones) + 1)), phones, [phone[1:] for phone in phones]),
-        *(nothing, nothing, nothing, nothing),
-    )
+        "'MX', %s, %s, 'f', %s::int[], %s::text[], %s::text[], '{}', '{}', '{}', '{}')",
+        (
+            *(campaign_id, key or str(uuid.uuid4())),
+            *(list(range(1, len(phones) + 1)), phones, [phone[1:] for phone in phones]),
+        ),
+    ).fetchone()
+    assert answer is not None
+    return dict(answer[0])
 
 
 async def control(
@@ -234,6 +239,60 @@ async def test_a_repeated_opening_gets_its_old_answer_though_its_template_is_dis
     again = await bulk(house, body, key="opened-once")
     assert (again.status_code, again.json()) == (202, first.json() | {"status": "paused"})
     check_refusal(await bulk(house, body), 409, "template_not_approved")
+
+
+async def test_chunks_are_written_side_by_side_and_nobody_is_taken_twice(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(1)))
+    known, others = ([row["to"] for row in people(n)] for n in (5, 3))
+    await open_campaign(house, opening(number, [{"to": phone} for phone in known]))
+    url = house.stack.database_url
+    soon = "-c lock_timeout=10s"
+    with (
+        psycopg.connect(url, options=soon) as one,
+        psycopg.connect(url, options=soon) as other,
+        psycopg.connect(url, options=soon) as third,
+    ):
+        assert append_phones(one, campaign_id, known, "one")["accepted"] == 5
+        # The first is not committed yet.
+        assert append_phones(other, campaign_id, others)["accepted"] == 3
+        other.commit()
+        same_people = asyncio.create_task(asyncio.to_thread(append_phones, other, campaign_id, known, "other"))
+        same_call = asyncio.create_task(asyncio.to_thread(append_phones, third, campaign_id, known, "one"))
+        waiting = "select from pg_locks where not granted and pid = any (%s)"
+        pids = [other.info.backend_pid, third.info.backend_pid]
+        await until(lambda: len(house.all(waiting, pids)) == 2)
+        one.commit()
+        assert (await same_call)["accepted"] == 5
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            await same_people
+        other.rollback()
+        again = append_phones(other, campaign_id, known, "other")
+    assert again["accepted"] == 0
+    assert {row["code"] for row in again["refused"]} == {"duplicate_recipient"}
+    assert house.count("messages where campaign_id = %s", campaign_id) == 9
+    check_counts(house, campaign_id)
+
+
+async def test_a_message_cannot_be_of_a_campaign_that_its_country_has_not(house: House) -> None:
+    number = campaign_account(house)
+    campaign_id = await open_campaign(house, opening(number, people(1)))
+    moved = "update whatsapp.messages set campaign_id = gen_random_uuid() where campaign_id = %s"
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        house.run(moved, campaign_id)
+    contact = "insert into whatsapp.contacts (country_id, match_key) values ('CO', %s) returning contact_id"
+    [row] = house.all(contact, some_phone()[1:])
+    house.run(
+        "insert into whatsapp.conversations (country_id, account_id, contact_id) values ('CO', 'main', %s)",
+        row["contact_id"],
+    )
+    added = (
+        "insert into whatsapp.messages"
+        " (country_id, account_id, contact_id, direction, kind, state, content, campaign_id)"
+        " values ('CO', 'main', %s, 'outbound', 'template', 'cancelled', '{}', %s)"
+    )
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        house.run(added, row["contact_id"], campaign_id)
 
 
 async def test_a_key_is_good_for_one_call_only(house: House) -> None:
@@ -525,7 +584,7 @@ async def test_progress_is_right_whatever_the_verbs_do(house: House, seed: int) 
     leased: list[tuple[str, str]] = []
 
     def append() -> None:
-        append_phones(house, campaign_id, [row["to"] for row in people(3)])
+        append_phones(house.database, campaign_id, [row["to"] for row in people(3)])
 
     def claim() -> None:
         account = f"MX/{number.account_id}"
@@ -592,7 +651,7 @@ async def test_a_reply_does_not_wait_behind_a_campaign(house: House) -> None:
     number, phone = campaign_account(house, messages_per_second=100), some_phone()
     campaign_id = await open_campaign(house, opening(number, people(1)))
     for first in range(10_000_000, 10_020_000, 1000):
-        append_phones(house, campaign_id, [f"+5255{n}" for n in range(first, first + 1000)])
+        append_phones(house.database, campaign_id, [f"+5255{n}" for n in range(first, first + 1000)])
     assert house.count("queue where account_id = %s", number.account_id) >= 20_000
     await house.open_window(number, phone)
 

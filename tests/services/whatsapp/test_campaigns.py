@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.whatsapp import campaigns
 from services.whatsapp.refusals import RefusalError
@@ -12,6 +14,9 @@ from services.whatsapp.template import contract_of
 QUERY = {"country_id": "MX", "name": "spring", "template": "order_update", "language": "es_MX"}
 BODY = contract_of([{"type": "BODY", "text": "Hola {{1}}, su pedido {{2}} va en camino."}], "UTILITY")
 PLACE = contract_of([{"type": "HEADER", "format": "LOCATION"}, {"type": "BODY", "text": "Aquí."}], "UTILITY")
+PICTURE = contract_of(
+    [{"type": "HEADER", "format": "IMAGE"}, {"type": "BODY", "text": "Hola {{1}}, mire esto."}], "MARKETING"
+)
 PHONE = "+525512345678"
 ROW: dict[str, Any] = {"to": PHONE, "parameters": ["Ana", "A1"]}
 
@@ -124,6 +129,23 @@ def test_an_object_that_is_not_metas_is_refused_too(place: dict[str, str]) -> No
     [bad] = judge({"to": PHONE, "parameters": {"header.location": place}}, contract=PLACE)[1]
     assert bad["code"] == "template_parameters"
     assert "location" in bad["reason"]
+
+
+VALUES = st.sampled_from(
+    ["Ana", "", " ", "two\nlines", "nul \0", "half \ud83d", "x" * 1025, "a     b", 5, None, {"link": 1}]
+)
+PICTURES = st.sampled_from(
+    ["https://shop.example/a.jpg", "https://", "a.jpg", {"id": "1"}, {"id": ""}, {"id": "1", "x": 1}]
+)
+
+
+@given(st.lists(st.fixed_dictionaries({}, optional={"header.image": PICTURES, "body.1": VALUES}), max_size=6))
+def test_a_row_is_judged_the_same_whatever_rows_came_before_it(several: list[dict[str, Any]]) -> None:
+    recipients = [{"to": PHONE, "parameters": parameters} for parameters in several]
+    rows, refused = judge(*recipients, contract=PICTURE)
+    alone = [judge(recipient, contract=PICTURE, start=number) for number, recipient in enumerate(recipients)]
+    assert rows == [row for good, _ in alone for row in good]
+    assert refused == [row for _, bad in alone for row in bad]
 
 
 def test_nobody_is_sent_a_template_whose_needs_are_unknown() -> None:

@@ -3,6 +3,7 @@
 import uuid
 from typing import Any
 
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from services.whatsapp.identity import (
     InvalidRecipient,
     Recipient,
     is_bsuid,
+    is_e164_as_it_stands,
     match_key,
     parse_phone,
     parse_recipient,
@@ -187,3 +189,36 @@ def test_a_bad_recipient_says_which_field_is_wrong(value: Any, code: str, field:
 @given(st.uuids())
 def test_every_uuid_may_be_a_contact(contact_id: uuid.UUID) -> None:
     assert parse_recipient({"contact_id": str(contact_id)}, "MX").contact_id == str(contact_id)
+
+
+CALLING_CODES = sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)
+EXAMPLES = [
+    phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    for region in sorted(phonenumbers.SUPPORTED_REGIONS)
+    for kind in range(11)
+    if (number := phonenumbers.example_number_for_type(region, kind)) is not None
+]
+
+
+def check_the_library_agrees(text: str) -> None:
+    if is_e164_as_it_stands(text):
+        number = phonenumbers.parse(text, "MX")
+        assert phonenumbers.is_valid_number(number)
+        assert phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164) == text
+
+
+@given(st.sampled_from(CALLING_CODES), st.text("0123456789", min_size=4, max_size=13))
+def test_what_is_taken_as_it_stands_is_what_the_library_says(code: int, national: str) -> None:
+    check_the_library_agrees(f"+{code}{national}")
+
+
+@given(st.sampled_from(EXAMPLES), st.integers(2, 14), st.text("0123456789", max_size=3))
+def test_the_library_agrees_near_numbers_that_exist(number: str, place: int, digits: str) -> None:
+    check_the_library_agrees(number)
+    check_the_library_agrees(number[:place] + digits + number[place:])
+    check_the_library_agrees(number[:place] + digits + number[place + len(digits) :])
+
+
+def test_ordinary_numbers_need_no_library() -> None:
+    assert all(map(is_e164_as_it_stands, ("+525512345678", "+5511961234567", "+573001234567", "+541123456789")))
+    assert not any(map(is_e164_as_it_stands, ("+5215512345678", "+52 5512345678", "525512345678", "+5255", "", "+")))
