@@ -25,7 +25,7 @@ from services.whatsapp.directory import Account
 from services.whatsapp.envelope import graph_body
 from services.whatsapp.graph import POST_TIMEOUT, Answer, Graph
 from services.whatsapp.meta_errors import Disposition, Effect
-from services.whatsapp.pacing import pair_delay, retry_delay
+from services.whatsapp.pacing import Spacing, pair_delay, retry_delay
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
 from services.whatsapp.store import Store
@@ -65,12 +65,13 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A leased message, its account, and the loop time after which its POST may not start."""
+    """A leased message, its account, the loop time after which its POST may not start, and how far slots lie apart."""
 
     account: Account
     lease_id: str
     message: dict[str, Any]
     last_start: float
+    step: float
 
 
 class Drainer:
@@ -87,6 +88,7 @@ class Drainer:
         self._hungry = False
         self._posting = asyncio.Semaphore(settings.drain_concurrency)
         self._sleeping: dict[str, tuple[asyncio.TimerHandle, Job]] = {}
+        self._spacings: dict[tuple[str, str], Spacing] = {each: Spacing() for each in self._accounts}
         self._tasks: set[asyncio.Task[None]] = set()
         self._results: list[dict[str, Any]] = []
         self._settling = 0
@@ -174,10 +176,20 @@ class Drainer:
             raise LookupError("claimed for an account that is not in the directory")
         loop = asyncio.get_running_loop()
         for message in lease["messages"]:
-            job = Job(account, lease["lease_id"], message, last_start)
-            timer = loop.call_later(message["in_ms"] / 1000, self._start, job)
+            job = Job(account, lease["lease_id"], message, last_start, lease["step_ms"] / 1000)
+            timer = loop.call_later(message["in_ms"] / 1000, self._take_turn, job)
             self._sleeping[message["message_id"]] = (timer, job)
         return len(lease["messages"])
+
+    def _take_turn(self, job: Job) -> None:
+        """Its slot has come; if this process was held up, so have others before it."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        at = self._spacings[job.account.country_id, job.account.account_id].reserve(now, job.step)
+        if at > now:
+            self._sleeping[job.message["message_id"]] = (loop.call_at(at, self._start, job), job)
+        else:
+            self._start(job)
 
     def _start(self, job: Job) -> None:
         self._sleeping.pop(job.message["message_id"], None)

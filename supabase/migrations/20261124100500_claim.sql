@@ -6,7 +6,7 @@
 --   p_limit      int      messages at the most, over all numbers
 --   p_lease      interval how long the batch is the caller's; nothing may be posted after it
 --   p_horizon    interval how far ahead slots are handed out
---   returns      jsonb    {"leases": [{"lease_id", "country_id", "account_id", "seconds", "messages": [
+--   returns      jsonb    {"leases": [{"lease_id", "country_id", "account_id", "seconds", "step_ms", "messages": [
 --                           {"message_id", "contact_id", "to" | "recipient", "content", "kind", "category", "attempts", "in_ms"}]}],
 --                          "refused": n, "next_ms": when it is worth asking again, or null}
 --
@@ -126,7 +126,7 @@ declare
 begin
   return (select jsonb_build_object(
     'lease_id', l.lease_id, 'country_id', l.country_id, 'account_id', l.account_id,
-    'seconds', greatest(0, extract(epoch from l.leased_until - v_now)),
+    'seconds', greatest(0, extract(epoch from l.leased_until - v_now)), 'step_ms', extract(epoch from l.slot_step) * 1000,
     'messages', (
       select coalesce(jsonb_agg(jsonb_build_object(
         'message_id', m.message_id, 'contact_id', m.contact_id, 'kind', m.kind, 'category', m.category, 'content', m.content,
