@@ -15,7 +15,8 @@ from tests.local.stack import Stack, running_stack
 CALLS = 10
 ROWS_OF_A_CALL = 10_000
 CONTENDERS = ("ours", "ours, two calls at once", "COPY", "procrastinate", "pgqueuer")
-"""COPY and the libraries write straight to Postgres; ours checks, judges and logs each row, through the Data API."""
+"""COPY and the libraries write straight to Postgres; ours checks, judges and logs each row, through the Data API.
+Supabase Lite runs one function call at a time, so two calls at once only fill its pauses."""
 _COUNTS = {
     "ours": "select count(*) from whatsapp.queue",
     "ours, two calls at once": "select count(*) from whatsapp.queue",
