@@ -13,7 +13,7 @@
 -- Whoever holds a number's throttle row is the only one claiming for it; others skip it and serve other numbers. So ten drainers
 -- together keep one number's rate, and no row is claimed twice.
 --
--- The token bucket is kept as the time of the next free slot: n messages take n slots, 1/rate apart, and the caller posts each
+-- The token bucket is kept as the time of the next free slot: n messages take n slots (slot_step apart), and the caller posts each
 -- at its slot. That spaces messages evenly however many processes send, and needs no refill.
 --
 -- Slots are handed out ahead, so a campaign may hold those of the next half second. A reply does not wait behind them: it goes at once and
