@@ -231,9 +231,9 @@ begin
   for v_table in
     select c.oid
     from pg_catalog.pg_class c
-    join pg_catalog.pg_stat_all_tables s on s.relid = c.oid
+    cross join lateral (select pg_catalog.pg_stat_get_live_tuples(c.oid) as live) s
     where c.relnamespace in ('whatsapp'::regnamespace, 'whatsapp_internal'::regnamespace) and c.relkind = 'r'
-      and s.n_live_tup > 1000 and s.n_live_tup > 10 * greatest(c.reltuples, 0)
+      and s.live > 1000 and s.live > 10 * greatest(c.reltuples, 0)
   loop
     execute format('analyze %s', v_table);
   end loop;
