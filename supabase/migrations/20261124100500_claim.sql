@@ -95,7 +95,10 @@ begin
     select case when p_portfolio is not null and m.kind = 'template' and coalesce(v.window_until - interval '1 minute' <= p_at, true)
       then whatsapp_internal.person_of(c.match_key, c.bsuid) end as person
   ) counted
-  order by h.due_at, h.message_id;
+  order by h.due_at, h.message_id
+  -- Whose conversation is being written to just now, as by a webhook, is left for the next claim: ingest goes from there to the throttle row that
+  -- the caller holds.
+  for no key update of v skip locked;
 end
 $$;
 

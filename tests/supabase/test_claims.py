@@ -186,6 +186,28 @@ def test_a_number_nobody_writes_to_uses_its_whole_rate(database: Database) -> No
     assert last == pytest.approx(89 * 1050 / 100, abs=20)
 
 
+def test_a_claim_does_not_wait_for_a_conversation_that_a_webhook_is_writing_to(stack: Stack, land: Land) -> None:
+    """It would hold the number meanwhile, which the webhook needs next: the two would wait for each other."""
+    busy, free = some_phone(), some_phone()
+    land.enqueue(land.template(phone=busy), land.template(phone=free))
+    with psycopg.connect(stack.database_url) as webhook:
+        webhook.execute("set lock_timeout = '5s'")
+        webhook.execute(
+            "update whatsapp.conversations v set last_message_at = now() from whatsapp.contacts c"
+            " where c.country_id = v.country_id and c.contact_id = v.contact_id and c.phone = %s",
+            [busy],
+        )
+        land.run("set lock_timeout = '5s'")
+        try:
+            assert [one["to"] for one in messages_of(land.claim())] == [free]
+        finally:
+            land.run("reset lock_timeout")
+        webhook.execute(
+            "update whatsapp.throttles set webhook_seen_at = now() where country_id = %s", [land.country_id]
+        )
+    assert [one["to"] for one in messages_of(land.claim())] == [busy]
+
+
 def test_a_claim_serves_only_the_numbers_it_names(land: Land, database: Database) -> None:
     elsewhere = Land(database)
     for each in (land, elsewhere):
