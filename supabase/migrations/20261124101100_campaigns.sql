@@ -21,6 +21,7 @@ create table whatsapp.campaigns (
   template_language text not null,
   state text not null check (state in ('draft', 'scheduled', 'running', 'paused', 'completed', 'cancelled')),
   state_reason text,
+  state_by uuid,
   state_since timestamptz not null default now(),
   send_at timestamptz,
   valid_until timestamptz,
@@ -35,6 +36,7 @@ create table whatsapp.campaigns (
 create index campaigns_by_account on whatsapp.campaigns (country_id, account_id);
 comment on table whatsapp.campaigns is 'One approved template to many people. draft waits for its start; paused tells by its reason who paused it: a person, or one of Meta''s verdicts.';
 
+comment on column whatsapp.campaigns.state_by is 'Where state_reason is by_a_person: the signed-in user; null for a server with the secret key.';
 comment on column whatsapp.campaigns.failure_share is 'It pauses itself when more than this share of the last 200 or more settled messages failed.';
 
 create table whatsapp.campaign_counts (
@@ -121,7 +123,7 @@ as $$
   select jsonb_build_object(
     'country_id', c.country_id, 'campaign_id', c.campaign_id, 'account', c.account_id, 'name', c.name,
     'template', jsonb_build_object('name', c.template_name, 'language', c.template_language),
-    'state', c.state, 'reason', c.state_reason, 'since', c.state_since, 'send_at', c.send_at, 'valid_until', c.valid_until,
+    'state', c.state, 'reason', c.state_reason, 'by', case when c.state_reason = 'by_a_person' then c.state_by end, 'since', c.state_since, 'send_at', c.send_at, 'valid_until', c.valid_until,
     'held', (
       -- Why nothing leaves although it is running, and until when; the account before the campaign itself.
       select case
@@ -447,7 +449,7 @@ begin
     v_reason := case when v_template <> 'APPROVED' then 'template_' || lower(v_template) end;
   end if;
 
-  update whatsapp.campaigns c set state = v_state, state_reason = v_reason, state_since = now()
+  update whatsapp.campaigns c set state = v_state, state_reason = v_reason, state_by = p_actor, state_since = now()
   where c.country_id = p_country and c.campaign_id = p_campaign
     and (c.state, c.state_reason) is distinct from (v_state, v_reason);
   update whatsapp.lanes l set paused = v_state not in ('scheduled', 'running')

@@ -844,7 +844,8 @@ async def test_progress_can_be_waited_for(house: House) -> None:
     await asyncio.wait([waiting], timeout=1)
     assert not waiting.done()
     await control(house, campaign_id, "pause")
-    assert (await asyncio.wait_for(waiting, 5))["state"] == "paused"
+    paused = await asyncio.wait_for(waiting, 5)
+    assert (paused["state"], paused["by"]) == ("paused", house.users["MX"].user_id)
 
     started = time.monotonic()
     assert (await long_poll(house, campaign_id, version=before["version"]))["state"] == "paused"
