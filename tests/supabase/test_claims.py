@@ -146,24 +146,24 @@ def test_a_reply_overtakes_slots_already_handed_out_and_pays_with_later_ones(dat
 
 
 def test_replies_overtake_within_the_rate(database: Database) -> None:
-    """More replies than a tenth of the rate, all the time, beside a campaign that takes every slot it can get."""
-    rate, seconds = 100, 2.5
+    """A campaign takes every slot it can get; then more replies than may overtake come all at once."""
+    rate, quiet, seconds = 100, 1.5, 2.5
     land = Land(database, messages_per_second=rate)
-    phones = [some_phone() for _ in range(60)]
+    phones = [some_phone() for _ in range(30)]
     land.ingest(*(land.writes(phone, time.time()) for phone in phones))
     land.enqueue(*(land.template() for _ in range(400)))
     overtaken = 0
     started = time.monotonic()
     while (now := time.monotonic()) < started + seconds:
-        due = min(len(phones), int((now - started) * len(phones) / seconds) + 1)
-        land.enqueue(*(land.text(phone) for phone in phones[:due]))
-        phones = phones[due:]
+        if now > started + quiet and phones:
+            land.enqueue(*(land.text(phone) for phone in phones))
+            phones = []
         row = database.execute(
             "select whatsapp.claim(%s, %s, 200, '60 seconds', '0.5 seconds')",
             (uuid.uuid4(), [f"{land.country_id}/main"]),
         ).fetchone()
         assert row is not None
-        overtaken += sum(one["kind"] == "text" and one["in_ms"] == 0 for one in messages_of(row[0]))
+        overtaken += sum(one["kind"] == "text" and one["in_ms"] < 50 for one in messages_of(row[0]))
         time.sleep(0.02)
 
     leases = land.all(
@@ -172,7 +172,7 @@ def test_replies_overtake_within_the_rate(database: Database) -> None:
         [land.country_id],
     )
     slots = [float(lease["at"] + i * lease["step"]) for lease in leases for i in range(lease["n"])]
-    assert overtaken > 5
+    assert overtaken >= 5
     busiest = max(sum(start <= slot < start + 1 for slot in slots) for start in slots)
     assert 0.8 * rate < busiest <= rate
 
