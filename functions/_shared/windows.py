@@ -6,7 +6,9 @@ from services.whatsapp.settings import Settings
 
 
 async def kick(settings: Settings) -> None:
-    """Drain now, after an answer."""
+    """Drain now, after an answer, unless that is left to cron (WHATSAPP_KICK)."""
+    if not settings.kick:
+        return
     from services.whatsapp import draining
 
     await draining.kick(settings)

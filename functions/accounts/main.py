@@ -26,7 +26,7 @@ async def control(request: Request) -> Answer:
     from services.whatsapp import accounts
 
     account = await accounts.control(body, caller.user_id, current)
-    kick = partial(windows.kick, current) if current.kick and account["state"] == "active" else None
+    kick = partial(windows.kick, current) if account["state"] == "active" else None
     return Answer(account, after=kick)
 
 

@@ -35,7 +35,7 @@ async def enqueue(request: Request) -> Answer:
     call = await read_json(request, _LIMIT) if text is None else campaigns.read_csv(text, request.query_params)
     done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
 
-    kick = partial(windows.kick, current) if current.kick and done.state == "running" else None
+    kick = partial(windows.kick, current) if done.state == "running" else None
     return Answer(done.body(), 202, after=kick)
 
 
@@ -49,7 +49,7 @@ async def control(request: Request) -> Answer:
     answer = await campaigns.control(
         body.get("country_id"), body.get("campaign_id"), body.get("action"), caller.user_id, current
     )
-    kick = partial(windows.kick, current) if current.kick and answer["state"] == "running" else None
+    kick = partial(windows.kick, current) if answer["state"] == "running" else None
     return Answer(answer, after=kick)
 
 

@@ -28,7 +28,7 @@ async def handle(request: Request) -> Answer:
 
     sent = await sending.send(body, request.headers.get("idempotency-key"), caller.user_id, current)
 
-    kick = partial(windows.kick, current) if current.kick and sent.waiting is None else None
+    kick = partial(windows.kick, current) if sent.waiting is None else None
     return Answer(sent.body(), 202, after=kick)
 
 

@@ -13,6 +13,21 @@ $$;
 revoke all on function whatsapp_internal.my_countries() from public, anon, authenticated, service_role;
 grant execute on function whatsapp_internal.my_countries() to authenticated;
 
+-- Opens a table to members: they read the rows of their countries, the server reads all, nobody writes.
+create function whatsapp_internal.let_members_read(p_table text) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  execute format('alter table whatsapp.%I enable row level security', p_table);
+  execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', p_table);
+  execute format('grant select on whatsapp.%I to authenticated, service_role', p_table);
+  execute format(
+    'create policy members_read on whatsapp.%I for select to authenticated
+       using (country_id = any (array(select whatsapp_internal.my_countries())))', p_table);
+end
+$$;
+revoke all on function whatsapp_internal.let_members_read(text) from public, anon, authenticated, service_role;
+
 do $$
 declare
   name text;
@@ -23,10 +38,7 @@ begin
     execute format('grant select on whatsapp.%I to service_role', name);
   end loop;
   foreach name in array array['accounts', 'contacts', 'conversations', 'templates', 'messages', 'message_events', 'queue', 'lanes'] loop
-    execute format('grant select on whatsapp.%I to authenticated', name);
-    execute format(
-      'create policy members_read on whatsapp.%I for select to authenticated
-         using (country_id = any (array(select whatsapp_internal.my_countries())))', name);
+    perform whatsapp_internal.let_members_read(name);
   end loop;
 end
 $$;

@@ -199,7 +199,7 @@ $$;
 --
 --   p_replies     only replies may go: Meta has restricted the account's templates
 --   p_headroom    share of a slot that a message which is no reply takes beyond its own
---   p_portfolio   whose messaging limit is spent; null where there is none
+--   p_portfolio   whose messaging limit is spent, if it has one
 --   step          how far apart the slots of the lease lie
 create function whatsapp_internal.claim_account(
   p_claim uuid, p_country text, p_account text, p_limit integer, p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval,
@@ -219,9 +219,7 @@ declare
   v_go whatsapp_internal.candidate[];
 begin
   refused := 0;
-  if p_portfolio is not null then
-    select room, frees_at into v_people, v_frees from whatsapp_internal.portfolio_room(p_portfolio, p_at);
-  end if;
+  select room, frees_at into v_people, v_frees from whatsapp_internal.portfolio_room(p_portfolio, p_at);
   for v_lane in
     select lane, priority, lane like 'campaign:%' as campaign, count(*) over (partition by priority) as peers,
       row_number() over (partition by priority order by served_at) as turn
@@ -256,7 +254,7 @@ begin
             then 'messaging_limit'
           else 'go'
         end as why
-      from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at, p_portfolio)
+      from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at, case when v_people is not null then p_portfolio end)
         with ordinality as j (message_id, contact_id, code, blocked_until, quiet, person, fresh, n)
     ) j;
 
@@ -351,8 +349,7 @@ begin
     -- Whose turn it is is drawn by lot; who has a turn is served in the order of portfolios, which portfolio_room asks for.
     select due.*, row_number() over (order by due.portfolio collate "C" desc, due.lot) as left_to_serve
     from (
-      select a.country_id, a.account_id, a.messages_per_second, a.portfolio, a.templates_paused_until, random() as lot,
-        (select min(o.messaging_limit) from whatsapp.accounts o where o.portfolio = a.portfolio) is not null as limited
+      select a.country_id, a.account_id, a.messages_per_second, a.portfolio, a.templates_paused_until, random() as lot
       from whatsapp.accounts a
       where a.country_id || '/' || a.account_id = any (p_accounts)
         and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
@@ -397,7 +394,7 @@ begin
       if v_slots > 0 then
         select * into v_got from whatsapp_internal.claim_account(
           p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, v_left), p_lease, v_at, v_at, v_step, true, 0,
-          case when v_account.limited then v_account.portfolio end);
+          v_account.portfolio);
         v_refused := v_refused + v_got.refused;
         if v_got.claimed > 0 then
           v_leases := v_leases || v_got.lease;
@@ -419,7 +416,7 @@ begin
     select * into v_got from whatsapp_internal.claim_account(
       p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, ceil(v_left::numeric / v_account.left_to_serve)::integer), p_lease, v_at,
       v_slot, v_step, coalesce(v_account.templates_paused_until > v_at, false), case when v_talking then 0.1 else 0 end,
-      case when v_account.limited then v_account.portfolio end);
+      v_account.portfolio);
     v_refused := v_refused + v_got.refused;
     if v_got.claimed > 0 then
       v_leases := v_leases || v_got.lease;

@@ -313,10 +313,9 @@ begin
       update whatsapp.accounts set messages_per_second = 1000
       where country_id = v_event.country_id and account_id = v_event.account_id and messages_per_second >= 80;
     elsif v_event.error ->> 'effect' in ('stop_account', 'pause_account') then
-      perform whatsapp_internal.halt_account(
-        v_event.country_id, v_event.account_id, case v_event.error ->> 'effect' when 'stop_account' then 'stopped' else 'paused' end,
-        v_event.error ->> 'title', (v_event.error ->> 'code')::integer,
-        now() + nullif((v_event.error ->> 'wait_seconds')::double precision, 0) * interval '1 second');
+      perform whatsapp_internal.apply_effects(array[jsonb_populate_record(
+        null::whatsapp_internal.result,
+        v_event.error || jsonb_build_object('country_id', v_event.country_id, 'account_id', v_event.account_id))]);
     end if;
 
     v_limit := whatsapp_internal.people_of_tier(v_event.content ->> 'max_daily_conversations_per_business');

@@ -60,20 +60,8 @@ comment on column whatsapp.messages.campaign_id is 'The campaign it belongs to; 
 alter table whatsapp.idempotency_keys alter column message_id drop not null;
 alter table whatsapp.idempotency_keys add column answer jsonb;
 
-do $$
-declare
-  name text;
-begin
-  foreach name in array array['campaigns', 'campaign_counts'] loop
-    execute format('alter table whatsapp.%I enable row level security', name);
-    execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', name);
-    execute format('grant select on whatsapp.%I to authenticated, service_role', name);
-    execute format(
-      'create policy members_read on whatsapp.%I for select to authenticated
-         using (country_id = any (array(select whatsapp_internal.my_countries())))', name);
-  end loop;
-end
-$$;
+select whatsapp_internal.let_members_read('campaigns');
+select whatsapp_internal.let_members_read('campaign_counts');
 
 -- ── Counting ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -248,6 +236,24 @@ begin
 end
 $$;
 
+-- A key of a bulk call: null if it is new and taken now, else what it was answered, or that it was used for something else. Of two calls with one
+-- key the second waits here for the first.
+create function whatsapp_internal.answer_of_key(p_country text, p_key text, p_fingerprint text) returns jsonb
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_key whatsapp.idempotency_keys;
+begin
+  insert into whatsapp.idempotency_keys (country_id, key, fingerprint) values (p_country, p_key, p_fingerprint) on conflict do nothing;
+  if found then
+    return null;
+  end if;
+  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
+  return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
+    else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
+end
+$$;
+
 --   p_key, p_fingerprint   of this chunk: repeated, it answers what it answered
 --   p_rows …   one element of each array a recipient: the row's number, exactly one of phone (with its match key), bsuid and contact_id,
 --              the template's components as JSON or null, and the caller's ref or null
@@ -266,7 +272,6 @@ declare
   v_campaign whatsapp.campaigns;
   v_account whatsapp.accounts;
   v_category text;
-  v_key whatsapp.idempotency_keys;
   v_lane text := whatsapp_internal.lane_of_campaign(p_campaign);
   v_start timestamptz;
   v_state text;
@@ -284,12 +289,9 @@ begin
   if not found then
     return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
   end if;
-  -- The key comes first: of two tries of one chunk the second waits here, and is answered what the first was.
-  insert into whatsapp.idempotency_keys (country_id, key, fingerprint) values (p_country, p_key, p_fingerprint) on conflict do nothing;
-  if not found then
-    select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
-    return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
-      else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
+  v_answer := whatsapp_internal.answer_of_key(p_country, p_key, p_fingerprint);
+  if v_answer is not null then
+    return v_answer;
   end if;
   if v_campaign.state = 'cancelled' then
     delete from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;

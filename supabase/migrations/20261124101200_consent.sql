@@ -60,20 +60,8 @@ comment on column whatsapp.stop_words.reply is 'Sent once, when the word changed
 alter table whatsapp.messages add column confirms_consent boolean;
 comment on column whatsapp.messages.confirms_consent is 'The one answer to a stop word: claim does not ask it about the opt-out it confirms.';
 
-do $$
-declare
-  name text;
-begin
-  foreach name in array array['consents', 'stop_words'] loop
-    execute format('alter table whatsapp.%I enable row level security', name);
-    execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', name);
-    execute format('grant select on whatsapp.%I to authenticated, service_role', name);
-    execute format(
-      'create policy members_read on whatsapp.%I for select to authenticated
-         using (country_id = any (array(select whatsapp_internal.my_countries())))', name);
-  end loop;
-end
-$$;
+select whatsapp_internal.let_members_read('consents');
+select whatsapp_internal.let_members_read('stop_words');
 revoke all on all sequences in schema whatsapp from public, anon, authenticated, service_role;
 
 -- ── Facts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -141,14 +129,14 @@ $$;
 --   p_key, p_fingerprint   of this call: repeated, it answers what it answered
 --   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
 --   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
--- People not known yet are made known. Custom plans for the reason given at enqueue_campaign.
+-- People not known yet are made known.
 create function whatsapp.record_consents(p_country text, p_actor uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set plan_cache_mode = force_custom_plan
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
+set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
-  v_key whatsapp.idempotency_keys;
   v_drafts whatsapp_internal.draft[];
   v_facts whatsapp_internal.consent[];
   v_answer jsonb;
@@ -160,12 +148,9 @@ begin
     return jsonb_build_object('code', v_code, 'field', 'country_id');
   end if;
 
-  -- Of two calls with one key the second waits here for the first, and then finds its answer.
-  insert into whatsapp.idempotency_keys (country_id, key, fingerprint) values (p_country, p_key, p_fingerprint) on conflict do nothing;
-  if not found then
-    select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
-    return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
-      else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
+  v_answer := whatsapp_internal.answer_of_key(p_country, p_key, p_fingerprint);
+  if v_answer is not null then
+    return v_answer;
   end if;
 
   -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.

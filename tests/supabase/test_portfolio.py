@@ -39,7 +39,10 @@ def accept(here: Land, claimed: Row) -> None:
 
 
 def used(database: Database, portfolio: str) -> int:
-    query = "select coalesce(sum(people), 0) from whatsapp_internal.portfolio_minutes where portfolio = %s"
+    query = (
+        "select coalesce(sum(people), 0) from whatsapp_internal.portfolio_minutes"
+        " where portfolio = %s and minute > whatsapp_internal.portfolio_horizon(now())"
+    )
     row = database.execute(query, (portfolio,)).fetchone()
     assert row is not None
     return int(row[0])
@@ -231,17 +234,7 @@ def test_in_any_24_hours_no_more_people_than_the_limit(database: Database, steps
     for start, _ in sent:
         assert len({phone for at, phone in sent if start <= at < start + 24}) <= limit
     counted = {phone for at, phone in sent if at > clock - 24}
-    assert used_now(database, portfolio) >= len(counted)
-
-
-def used_now(database: Database, portfolio: str) -> int:
-    query = (
-        "select coalesce(sum(people), 0) from whatsapp_internal.portfolio_minutes"
-        " where portfolio = %s and minute > whatsapp_internal.portfolio_horizon(now())"
-    )
-    row = database.execute(query, (portfolio,)).fetchone()
-    assert row is not None
-    return int(row[0])
+    assert used(database, portfolio) >= len(counted)
 
 
 @pytest.mark.parametrize(
