@@ -98,7 +98,7 @@ create table whatsapp.conversations (
 create index conversations_by_contact on whatsapp.conversations (country_id, contact_id);
 comment on table whatsapp.conversations is 'One business number with one person: the 24-hour window, pair pacing, and the one message in flight.';
 comment on column whatsapp.conversations.window_until is 'Free-form messages may be sent until then: 24 hours after the person''s last message or call.';
-comment on column whatsapp.conversations.entry_point_until is 'Meta''s free entry point (click-to-WhatsApp), as told by status webhooks. Informs about price only.';
+comment on column whatsapp.conversations.entry_point_until is 'Meta''s free entry point (click-to-WhatsApp), as told by status webhooks. Until then marketing passes though Meta holds it back.';
 comment on column whatsapp.conversations.pair_next_at is 'Pair pacing: the theoretical arrival time of the next message (one per 6 s, 45 ahead).';
 comment on column whatsapp.conversations.sending_until is 'A message to this person is in flight, at most until then (the end of its lease).';
 
@@ -121,7 +121,7 @@ create table whatsapp.templates (
 );
 comment on table whatsapp.templates is 'Meta''s message templates as last synced. Only APPROVED may be sent; a status this code does not know may not.';
 comment on column whatsapp.templates.contract is 'What must be supplied: {"parameters": [{"key", "type", "required", "max", "example"}]} or {"unsupported"}.';
-comment on column whatsapp.templates.status_at is 'Since when it has this status, as far as we were told.';
+comment on column whatsapp.templates.status_at is 'By Meta''s clock: when it was last told to have this status by a webhook, or found to have changed by a sync.';
 comment on column whatsapp.templates.language is 'With an underscore (es_MX), however Meta spelled it.';
 
 create table whatsapp.messages (

@@ -254,26 +254,50 @@ begin
 end
 $$;
 
--- Template webhooks: the status, quality or category Meta gives a template now. REINSTATED and UNARCHIVED mean it may be used again. What its
--- components became, the webhook does not tell in full: the door syncs the account's templates after it.
+-- An event is not a status. What a template becomes by it, or nothing: FLAGGED is a warning, LOCKED stops edits, LIMIT_EXCEEDED speaks of the
+-- account's number of templates, and what we have never heard of tells the sync that follows to look.
+create function whatsapp_internal.status_of_event(event text) returns text
+language sql immutable parallel safe
+return case
+  when event in ('APPROVED', 'REINSTATED', 'UNARCHIVED') then 'APPROVED'
+  when event in ('PENDING', 'REJECTED', 'PAUSED', 'DISABLED', 'PENDING_DELETION', 'DELETED', 'ARCHIVED', 'IN_APPEAL') then event
+end;
+
+-- Template webhooks: the status, quality or category Meta gives a template now. What its components became, the webhook does not tell in full:
+-- the door syncs the account's templates after it.
 create function whatsapp_internal.apply_templates(p_events jsonb[]) returns void
 language sql volatile set search_path = ''
 as $$
+  -- Whatever order they come in, the youngest word holds: an older one than a webhook or a sync has told changes nothing.
   update whatsapp.templates t
-  set status = coalesce(e.status, t.status), reason = case when e.status is null then t.reason else e.reason end,
-    quality = coalesce(e.quality, t.quality), category = coalesce(e.category, t.category),
-    status_at = case when e.status <> t.status then now() else t.status_at end
+  set status = e.status, reason = e.reason, status_at = e.at
+  from (
+    select distinct on (told.country_id, told.account_id, told.name, told.language) told.*
+    from (
+      select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, c ->> 'message_template_name' as name,
+        replace(c ->> 'message_template_language', '-', '_') as language, whatsapp_internal.status_of_event(c ->> 'event') as status,
+        nullif(c ->> 'reason', 'NONE') as reason,
+        -- Meta tells whole seconds: it has been so since the end of that second at the latest.
+        least(whatsapp_internal.event_time((i ->> 'at')::double precision) + interval '1 second', now()) as at, n
+      from unnest(p_events) with ordinality as u (i, n), lateral (select i -> 'content' as c) content
+      where i ->> 'kind' = 'template' and i ->> 'field' = 'message_template_status_update'
+    ) told
+    where told.status is not null
+    order by told.country_id, told.account_id, told.name, told.language, told.at desc, told.n desc
+  ) e
+  where t.country_id = e.country_id and t.account_id = e.account_id and t.name = e.name and t.language = e.language
+    -- A listing takes its time to be read.
+    and e.at >= greatest(t.status_at, t.synced_at - interval '1 minute');
+
+  update whatsapp.templates t
+  set quality = coalesce(e.quality, t.quality), category = coalesce(e.category, t.category)
   from (
     select country_id, account_id, name, language,
-      (array_agg(case event when 'REINSTATED' then 'APPROVED' when 'UNARCHIVED' then 'APPROVED' else event end order by at desc)
-        filter (where event is not null))[1] as status,
-      (array_agg(reason order by at desc) filter (where event is not null))[1] as reason,
       (array_agg(quality order by at desc) filter (where quality is not null))[1] as quality,
       (array_agg(category order by at desc) filter (where category is not null))[1] as category
     from (
       select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, c ->> 'message_template_name' as name,
         replace(c ->> 'message_template_language', '-', '_') as language, coalesce((i ->> 'at')::double precision, 0) as at,
-        case when i ->> 'field' = 'message_template_status_update' then c ->> 'event' end as event, c ->> 'reason' as reason,
         case when i ->> 'field' = 'message_template_quality_update' then c ->> 'new_quality_score' end as quality,
         -- With a correct_category it is only announced; new_category is then the one it still has.
         case when i ->> 'field' = 'template_category_update' and c ->> 'correct_category' is null then c ->> 'new_category' end as category
@@ -283,7 +307,7 @@ as $$
     group by 1, 2, 3, 4
   ) e
   where t.country_id = e.country_id and t.account_id = e.account_id and t.name = e.name and t.language = e.language
-    and coalesce(e.status, e.quality, e.category) is not null
+    and coalesce(e.quality, e.category) is not null
 $$;
 
 -- Account webhooks: what Meta allows the number to do now. Source: M:webhooks/reference/account_update and its neighbours. They come one by one,
@@ -312,7 +336,7 @@ begin
       -- A number that was held below the standard on purpose stays there.
       update whatsapp.accounts set messages_per_second = 1000
       where country_id = v_event.country_id and account_id = v_event.account_id and messages_per_second >= 80;
-    elsif v_event.error ->> 'effect' in ('stop_account', 'pause_account') then
+    elsif v_event.error ->> 'effect' in ('stop_account', 'pause_account', 'pause_templates', 'policy_block') then
       perform whatsapp_internal.apply_effects(array[jsonb_populate_record(
         null::whatsapp_internal.result,
         v_event.error || jsonb_build_object('country_id', v_event.country_id, 'account_id', v_event.account_id))]);
