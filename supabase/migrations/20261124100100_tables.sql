@@ -18,7 +18,7 @@ create table whatsapp.accounts (
   paused_until timestamptz,
   templates_paused_until timestamptz,
   messages_per_second integer not null default 80 check (messages_per_second between 1 and 1000),
-  messaging_limit integer default 250 check (messaging_limit > 0),
+  messaging_limit integer check (messaging_limit > 0 or messaging_limit = -1),
   quality text,
   time_zone text not null default 'UTC',
   quiet_from time,
@@ -40,7 +40,7 @@ comment on column whatsapp.accounts.state is 'active sends; paused waits (until 
 comment on column whatsapp.accounts.messages_per_second is 'Meta''s throughput of the number, inbound and outbound together: 80, 20 in coexistence, 1000 when upgraded.';
 comment on column whatsapp.accounts.templates_paused_until is 'Meta has restricted what the business may begin: no template leaves until then; replies do.';
 comment on column whatsapp.accounts.messaging_limit is
-  'Different people the portfolio may write to first in 24 hours; empty is unlimited. The lowest of the portfolio''s accounts counts. Meta tells it.';
+  'Different people the portfolio may write to first in 24 hours, as Meta tells it: -1 is unlimited, empty is not told yet. The lowest that was told to the portfolio''s accounts counts; 250 until then.';
 comment on column whatsapp.accounts.quality is 'Meta''s quality rating of the number: GREEN, YELLOW, RED, UNKNOWN.';
 comment on column whatsapp.accounts.quiet_from is 'Marketing rests from then until quiet_until by the clock of time_zone; over midnight if it is the later of the two.';
 comment on column whatsapp.accounts.unknown_policy is 'What becomes of a reply or utility message whose outcome stayed unknown: sent again once, or failed.';
@@ -210,6 +210,7 @@ create table whatsapp.queue (
   waits smallint not null default 0,
   scheduled boolean not null default false,
   blocked boolean not null default false,
+  held_reason text check (held_reason in ('messaging_limit', 'quiet_hours')),
   lease_id uuid,
   leased_at timestamptz,
   leased_until timestamptz,
@@ -223,11 +224,13 @@ create index queue_by_lane on whatsapp.queue (country_id, account_id, lane, run_
 create index queue_by_contact on whatsapp.queue (country_id, account_id, contact_id, lane, due_at, message_id);
 create index queue_unknown on whatsapp.queue (country_id, unknown_until) where unknown_until is not null;
 create index queue_scheduled on whatsapp.queue (country_id, run_at) where scheduled;
+create index queue_held on whatsapp.queue (country_id, account_id, lane, held_reason, due_at) where held_reason is not null;
 create index queue_expiring on whatsapp.queue (country_id, expires_at) where expires_at is not null;
 comment on table whatsapp.queue is 'Only what still has to be sent: small and hot, a row is deleted when its message is settled.';
 comment on column whatsapp.queue.due_at is 'The message''s place in its person''s order; never changes. run_at is when it may next be tried.';
 comment on column whatsapp.queue.waits is 'How often in a row it was sent back through no fault of its own (held): the pause grows with it, attempts do not.';
 comment on column whatsapp.queue.blocked is 'Stepped aside because an earlier message to the same person is not done; settling that one wakes it.';
+comment on column whatsapp.queue.held_reason is 'A single message that waits until run_at for Meta''s messaging limit or for the end of quiet hours, or until sweep finds that it need not (…_portfolio.sql).';
 comment on column whatsapp.queue.unknown_until is 'Set while nobody knows whether Meta took it: a status webhook decides, or sweep after this deadline.';
 
 create table whatsapp.leases (

@@ -42,6 +42,15 @@ create function whatsapp_internal.person_of(match_key text, bsuid text) returns 
 language sql immutable parallel safe
 return md5(coalesce(match_key, bsuid))::uuid;
 
+-- The limit of a portfolio; null is unlimited. The lowest that Meta told one of its accounts: an account that was told nothing, as one that has
+-- just been added, says nothing of it. Where none was told, what Meta gives a new business.
+create function whatsapp_internal.portfolio_limit(p_portfolio text) returns integer
+language sql stable parallel safe set search_path = ''
+as $$
+  select case when count(a.messaging_limit) = 0 then 250 else min(nullif(a.messaging_limit, -1)) end
+  from whatsapp.accounts a where a.portfolio = p_portfolio
+$$;
+
 -- How many people may still be written to, and when the next one is freed; `room` is null where there is no limit. Whoever asks holds the
 -- portfolio until the end of the transaction, so that claims for its numbers cannot spend the same room. Ask for portfolios in the order of
 -- their names: no deadlocks.
@@ -49,11 +58,21 @@ create function whatsapp_internal.portfolio_room(p_portfolio text, p_at timestam
 language plpgsql volatile set search_path = ''
 as $$
 begin
-  select min(a.messaging_limit) into room from whatsapp.accounts a where a.portfolio = p_portfolio;
+  room := whatsapp_internal.portfolio_limit(p_portfolio);
   if room is null then
     return;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('whatsapp.portfolio ' || p_portfolio, 0));
+  select p.room, p.frees_at into room, frees_at from whatsapp_internal.portfolio_left(p_portfolio, p_at) p;
+end
+$$;
+
+-- The same at a glance, for whoever spends nothing.
+create function whatsapp_internal.portfolio_left(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
+language plpgsql stable set search_path = ''
+as $$
+begin
+  room := whatsapp_internal.portfolio_limit(p_portfolio);
   -- Where nothing is used yet, whoever has no room now is kept from it by those of this moment.
   select room - coalesce(sum(m.people), 0),
     coalesce(min(m.minute) filter (where m.people > 0), date_trunc('minute', p_at)) + interval '24 hours 1 minute'
@@ -104,6 +123,50 @@ as $$
   select count(*)::integer from people
 $$;
 
+-- Single messages that wait for the limit or for the end of quiet hours need not wait longer than these do: a limit that Meta raises, or quiet
+-- hours that somebody changes, let them go. The most urgent first, as many as there is room for, and never more than p_limit at once.
+create function whatsapp_internal.sweep_held(p_limit integer) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_lane record;
+  v_portfolio text;
+  v_room bigint;
+  v_freed integer;
+  v_left integer := p_limit;
+begin
+  for v_lane in
+    select a.portfolio, a.country_id, a.account_id, w.lane, w.reason,
+      whatsapp_internal.quiet_end(a.time_zone, a.quiet_from, a.quiet_until, now()) is not null as quiet
+    from whatsapp.accounts a
+    cross join (values ('utility', 'messaging_limit'), ('marketing', 'messaging_limit'), ('marketing', 'quiet_hours')) as w (lane, reason)
+    where exists (
+      select from whatsapp.queue q
+      where q.country_id = a.country_id and q.account_id = a.account_id and q.lane = w.lane and q.held_reason = w.reason)
+    order by a.portfolio, w.lane desc, a.country_id, a.account_id
+  loop
+    exit when v_left < 1;
+    if v_portfolio is distinct from v_lane.portfolio then
+      v_portfolio := v_lane.portfolio;
+      select coalesce(p.room, p_limit) into v_room from whatsapp_internal.portfolio_left(v_portfolio, now()) p;
+    end if;
+    continue when case v_lane.reason when 'quiet_hours' then v_lane.quiet else v_room < 1 end;
+    update whatsapp.queue q set run_at = now(), held_reason = null
+    where (q.country_id, q.message_id) in (
+      select h.country_id, h.message_id from whatsapp.queue h
+      where h.country_id = v_lane.country_id and h.account_id = v_lane.account_id and h.lane = v_lane.lane and h.held_reason = v_lane.reason
+        and h.lease_id is null
+      order by h.due_at
+      limit case v_lane.reason when 'quiet_hours' then v_left else least(v_room, v_left) end
+      for update skip locked);
+    get diagnostics v_freed = row_count;
+    v_left := v_left - v_freed;
+    v_room := v_room - case v_lane.reason when 'quiet_hours' then 0 else v_freed end;
+  end loop;
+  return p_limit - v_left;
+end
+$$;
+
 -- A campaign that waits for its limit or for the end of quiet hours is looked at anew when these are changed.
 create function whatsapp_internal.release_holds() returns trigger
 language plpgsql security definer set search_path = ''
@@ -121,11 +184,11 @@ $$;
 create trigger lanes_follow after update on whatsapp.accounts
   referencing old table as removed new table as added for each statement execute function whatsapp_internal.release_holds();
 
--- Meta's word for a limit as a number: 0 is unlimited, null says nothing (TIER_NOT_SET, or a word not known here).
+-- Meta's word for a limit as a number: -1 is unlimited, null says nothing (TIER_NOT_SET, or a word not known here).
 create function whatsapp_internal.people_of_tier(tier text) returns integer
 language sql immutable parallel safe
 return case
-  when tier in ('-1', 'UNLIMITED', 'TIER_UNLIMITED') then 0
+  when tier in ('-1', 'UNLIMITED', 'TIER_UNLIMITED') then -1
   when tier ~ '^(TIER_)?[0-9]{1,6}$' then nullif(regexp_replace(tier, '\D', '', 'g')::integer, 0)
   when tier ~ '^TIER_[0-9]{1,6}K$' then regexp_replace(tier, '\D', '', 'g')::integer * 1000
 end;

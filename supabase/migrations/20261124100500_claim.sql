@@ -163,7 +163,8 @@ begin
   ),
   leased as (
     update whatsapp.queue q
-    set lease_id = v_lease, leased_at = p_at, leased_until = v_until, attempts = q.attempts + 1, blocked = false, unknown_until = null
+    set lease_id = v_lease, leased_at = p_at, leased_until = v_until, attempts = q.attempts + 1, blocked = false, held_reason = null,
+      unknown_until = null
     from picked p
     where q.country_id = p.country_id and q.message_id = p.message_id
     returning q.country_id, q.account_id, q.contact_id
@@ -239,6 +240,7 @@ begin
       array_agg(message_id) filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late,
       array_agg(coalesce(case when why = 'messaging_limit' then v_frees else blocked_until end, p_at + interval '1 minute'))
         filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late_until,
+      array_agg(nullif(why, 'blocked')) filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late_reason,
       -- What stops a campaign as a whole.
       max(why) filter (where why in ('quiet_hours', 'messaging_limit')) as held_reason,
       max(blocked_until) filter (where why = 'quiet_hours') as quiet_until
@@ -268,8 +270,8 @@ begin
         held_until = case v_judged.held_reason when 'quiet_hours' then v_judged.quiet_until else v_frees end
       where country_id = p_country and account_id = p_account and lane = v_lane.lane;
     elsif v_judged.late is not null then
-      update whatsapp.queue q set run_at = l.until, blocked = true
-      from unnest(v_judged.late, v_judged.late_until) as l (message_id, until)
+      update whatsapp.queue q set run_at = l.until, blocked = true, held_reason = l.reason
+      from unnest(v_judged.late, v_judged.late_until, v_judged.late_reason) as l (message_id, until, reason)
       where q.country_id = p_country and q.message_id = l.message_id;
     end if;
     if v_judged.go is not null then

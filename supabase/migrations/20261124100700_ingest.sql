@@ -344,7 +344,7 @@ begin
 
     v_limit := whatsapp_internal.people_of_tier(v_event.content ->> 'max_daily_conversations_per_business');
     if v_limit is not null then
-      update whatsapp.accounts set messaging_limit = nullif(v_limit, 0)
+      update whatsapp.accounts set messaging_limit = v_limit
       where country_id = v_event.country_id and account_id = v_event.account_id;
     end if;
   end loop;

@@ -15,7 +15,7 @@
 --
 --   p_limit    rows a part takes at the most
 --   p_keep     how long webhook events are kept; idempotency keys are kept for seven days
---   returns    jsonb  {"unknown", "requeued", "failed", "due", "expired", "cancelled", "replayed", "removed"}
+--   returns    jsonb  {"unknown", "requeued", "failed", "due", "expired", "cancelled", "released", "replayed", "removed"}
 
 create function whatsapp_internal.sweep_leases(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
@@ -256,6 +256,7 @@ begin
     'unknown', v_unknown, 'requeued', v_unknowns.requeued, 'failed', v_unknowns.failed,
     'due', whatsapp_internal.sweep_due(p_limit), 'expired', whatsapp_internal.sweep_expired(p_limit),
     'cancelled', whatsapp_internal.sweep_cancelled(p_limit),
+    'released', whatsapp_internal.sweep_held(p_limit),
     'replayed', whatsapp_internal.sweep_parked(p_limit), 'removed', whatsapp_internal.sweep_old(p_limit, p_keep) + whatsapp_internal.sweep_portfolios(p_limit));
 end
 $$;

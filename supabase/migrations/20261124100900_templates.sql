@@ -72,7 +72,7 @@ declare
   v_number jsonb;
 begin
   update whatsapp.accounts a
-  set messaging_limit = case when v_limit is null then a.messaging_limit else nullif(v_limit, 0) end,
+  set messaging_limit = coalesce(v_limit, a.messaging_limit),
     quality = coalesce(p_number[1] ->> 'quality', a.quality),
     messages_per_second = case
       when (p_number[1] ->> 'coexistence')::boolean then least(a.messages_per_second, 20)

@@ -100,7 +100,7 @@ def open_account(database: psycopg.Connection[Any], country_id: str, account_id:
         "country_id": country_id,
         "account_id": account_id,
         "portfolio": "crowd",
-        "messaging_limit": None,
+        "messaging_limit": -1,
     } | columns
     changes = ", ".join(f"{name} = excluded.{name}" for name in values)
     names, places = ", ".join(values), ", ".join(["%s"] * len(values))

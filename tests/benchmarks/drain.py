@@ -144,7 +144,7 @@ def _prepare(database: psycopg.Connection[Any], stack: Stack) -> None:
         cursor.executemany(
             # A portfolio of its own: the lowest limit of its numbers counts, and the seed's numbers have one.
             "insert into whatsapp.accounts (country_id, account_id, messages_per_second, portfolio, messaging_limit)"
-            " values (%s, %s, 1000, 'benchmark', null)",
+            " values (%s, %s, 1000, 'benchmark', -1)",
             accounts,
         )
         cursor.executemany(

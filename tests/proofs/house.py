@@ -81,7 +81,7 @@ class House:
             "account_id": number.account_id,
             "portfolio": number.account_id,
             "messages_per_second": 1000,
-            "messaging_limit": None,
+            "messaging_limit": -1,
         }
         values |= columns
         names, places = ", ".join(values), ", ".join(["%s"] * len(values))

@@ -107,7 +107,7 @@ async def test_a_disabled_number_stays_disabled(house: House) -> None:
         (
             "business_capability_update",
             {"max_daily_conversations_per_business": -1, "max_phone_numbers_per_business": 20},
-            {"messaging_limit": None},
+            {"messaging_limit": -1},
         ),
     ],
 )

@@ -30,7 +30,7 @@ class Land:
             "account_id": "main",
             "is_default": True,
             "portfolio": self.country_id,
-            "messaging_limit": None,
+            "messaging_limit": -1,
         } | account
         names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
         database.execute(f"insert into whatsapp.accounts ({names}) values ({places})", list(columns.values()))

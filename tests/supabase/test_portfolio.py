@@ -89,11 +89,80 @@ def test_an_answer_to_a_person_does_not_count(database: Database, portfolio: str
 
 
 def test_without_a_limit_nobody_is_counted(database: Database, portfolio: str) -> None:
-    here = land(database, portfolio, None)
+    here = land(database, portfolio, -1)
     here.enqueue(*(here.template() for _ in range(5)))
 
     assert len(reached(here.claim())) == 5
     assert used(database, portfolio) == 0
+
+
+def test_until_meta_tells_the_limit_it_is_that_of_a_new_business(database: Database, portfolio: str) -> None:
+    here = land(database, portfolio, None)
+    here.enqueue(*(here.template() for _ in range(260)))
+
+    assert len(reached(here.claim(limit=1000))) == 250
+
+
+@pytest.mark.parametrize(("told", "reached_people"), [(400, 300), (-1, 300), (260, 260)])
+def test_an_account_just_added_does_not_cut_its_portfolio(
+    database: Database, portfolio: str, told: int, reached_people: int
+) -> None:
+    here = land(database, portfolio, told)
+    land(database, portfolio, None)
+    here.enqueue(*(here.template() for _ in range(300)))
+
+    assert len(reached(here.claim(limit=1000))) == reached_people
+
+
+@pytest.mark.parametrize("limit", [4, -1])
+def test_a_limit_that_is_raised_lets_single_messages_go_that_waited_for_it(
+    database: Database, portfolio: str, limit: int
+) -> None:
+    here = land(database, portfolio, 1)
+    here.enqueue(*(here.template() for _ in range(4)))
+    first = here.claim()
+    assert (len(reached(first)), here.claim()["leases"]) == (1, [])
+
+    here.sweep()
+    assert here.claim()["leases"] == []
+    here.run("update whatsapp.accounts set messaging_limit = %s where country_id = %s", limit, here.country_id)
+    here.sweep()
+
+    assert len(reached(here.claim())) == 3
+
+
+def test_of_what_waits_for_the_limit_the_urgent_goes_first(database: Database, portfolio: str) -> None:
+    here = land(database, portfolio, 1)
+    here.enqueue(here.template())
+    here.claim()
+    here.enqueue(*(here.template("offer") for _ in range(3)))
+    password = some_phone()
+    here.enqueue(here.template(phone=password))
+    assert here.claim()["leases"] == []
+
+    here.run("update whatsapp.accounts set messaging_limit = 2 where country_id = %s", here.country_id)
+    here.sweep()
+
+    assert reached(here.claim()) == [password]
+
+
+def test_quiet_hours_that_are_taken_back_let_single_messages_go(database: Database, portfolio: str) -> None:
+    here = land(database, portfolio, -1)
+    here.run(
+        "update whatsapp.accounts set quiet_from = (now() at time zone 'UTC')::time - interval '1 hour',"
+        " quiet_until = (now() at time zone 'UTC')::time + interval '1 hour' where country_id = %s",
+        here.country_id,
+    )
+    here.enqueue(here.template("offer"))
+    here.sweep()
+    assert here.claim()["leases"] == []
+
+    here.run(
+        "update whatsapp.accounts set quiet_from = null, quiet_until = null where country_id = %s", here.country_id
+    )
+    here.sweep()
+
+    assert len(reached(here.claim())) == 1
 
 
 def test_the_rest_goes_when_a_day_has_passed(database: Database, portfolio: str) -> None:
@@ -244,9 +313,9 @@ def test_in_any_24_hours_no_more_people_than_the_limit(database: Database, steps
         ("TIER_250", 250),
         ("TIER_2K", 2_000),
         ("TIER_100K", 100_000),
-        ("TIER_UNLIMITED", 0),
-        ("UNLIMITED", 0),
-        ("-1", 0),
+        ("TIER_UNLIMITED", -1),
+        ("UNLIMITED", -1),
+        ("-1", -1),
         ("2000", 2_000),
         ("TIER_NOT_SET", None),
         ("0", None),
