@@ -52,6 +52,7 @@ begin
     select q.country_id, q.account_id, q.message_id, q.contact_id, q.due_at, q.expires_at
     from whatsapp.queue q
     where q.country_id = p_country and q.account_id = p_account and q.lane = p_lane and q.run_at <= p_at and q.lease_id is null
+      and q.unknown_until is null
     order by q.run_at, q.message_id
     limit p_want
     for update of q skip locked
@@ -332,6 +333,8 @@ begin
     raise sqlstate 'PT400' using message = 'p_limit must be between 1 and 1000';
   end if;
 
+  -- Repeated while the first call still runs, it waits for that one and then finds what it leased.
+  perform pg_advisory_xact_lock(hashtextextended('whatsapp.claim ' || p_claim_id, 0));
   select jsonb_agg(whatsapp_internal.lease_answer(l.country_id, l.lease_id)) into v_leases
   from whatsapp.leases l
   where l.country_id in (select split_part(a, '/', 1) from unnest(p_accounts) a) and l.claim_id = p_claim_id;
@@ -362,6 +365,7 @@ begin
           cross join lateral (
             select q.run_at from whatsapp.queue q
             where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
+          and q.unknown_until is null
             order by q.run_at limit 1
           ) head
           where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
@@ -372,13 +376,18 @@ begin
     order by left_to_serve desc
   loop
     exit when v_left < 1;
-    select clock_timestamp(), greatest(t.next_slot_at, clock_timestamp()), t.next_overtake_at,
+    select clock_timestamp(), t.next_slot_at, t.next_overtake_at,
       whatsapp_internal.slot_step(v_account.messages_per_second, t.rate_factor), coalesce(t.inbound_at > now() - interval '1 hour', false)
     into v_at, v_slot, v_overtake, v_step, v_talking
     from whatsapp.throttles t
     where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)
     for no key update of t skip locked;
     continue when not found;
+    -- Further ahead than claims and people who write can have put it: the clock has been moved back since.
+    if v_slot > v_at + p_horizon * 1.1 + interval '2 seconds' + v_step * 2 then
+      v_slot := v_at + p_horizon;
+    end if;
+    v_slot := greatest(v_slot, v_at);
     v_overtake := greatest(v_overtake, v_at);
 
     -- Replies go before what is handed out already.
@@ -387,6 +396,7 @@ begin
       cross join lateral (
         select q.run_at from whatsapp.queue q
         where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
+          and q.unknown_until is null
         order by q.run_at limit 1
       ) head
       where l.country_id = v_account.country_id and l.account_id = v_account.account_id and l.priority = 0 and not l.paused
@@ -437,6 +447,7 @@ begin
   cross join lateral (
     select q.run_at from whatsapp.queue q
     where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
+      and q.unknown_until is null
     order by q.run_at limit 1
   ) head
   where not l.paused and l.country_id || '/' || l.account_id = any (p_accounts);

@@ -260,13 +260,26 @@ begin
   from (select distinct country_id, account_id, contact_id from unnest(p_results) order by 1, 2, 3) r
   where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id;
 
+  -- The most urgent lane first, as claim does; what stands in a paused or held lane is not what can go. One row of each kind of lane by its
+  -- index, however many wait.
   update whatsapp.queue q
   set run_at = now(), blocked = false
   from (select distinct country_id, account_id, contact_id from unnest(p_results)) r
   cross join lateral (
-    select n.message_id from whatsapp.queue n
-    where n.country_id = r.country_id and n.account_id = r.account_id and n.contact_id = r.contact_id and n.lease_id is null and n.due_at <= now()
-    order by n.lane, n.due_at, n.message_id
+    select head.message_id
+    from (values (1, 'reply', 'reply'), (2, 'utility', 'utility'), (3, 'marketing', 'marketing'), (4, 'campaign:', 'campaign:g'))
+      as kinds (n, first, last)
+    cross join lateral (
+      select n.message_id
+      from whatsapp.queue n
+      join whatsapp.lanes l on l.country_id = n.country_id and l.account_id = n.account_id and l.lane = n.lane
+      where n.country_id = r.country_id and n.account_id = r.account_id and n.contact_id = r.contact_id
+        and n.lane between kinds.first and kinds.last and n.lease_id is null and n.due_at <= now()
+        and not l.paused and coalesce(l.held_until <= now(), true)
+      order by n.lane, n.due_at, n.message_id
+      limit 1
+    ) head
+    order by kinds.n
     limit 1
   ) next
   where q.country_id = r.country_id and q.message_id = next.message_id and q.blocked;

@@ -453,7 +453,11 @@ begin
   on conflict (country_id, account_id) do update set webhook_seen_at = excluded.webhook_seen_at;
 
   update whatsapp.throttles t
-  set inbound_at = now(), next_slot_at = greatest(t.next_slot_at, clock_timestamp()) + i.messages * whatsapp_internal.slot_step(a.messages_per_second, t.rate_factor)
+  set inbound_at = now(),
+    -- A second after the last of them no moving second holds any more what people wrote: more than that a flood does not take.
+    next_slot_at = greatest(t.next_slot_at, least(
+      greatest(t.next_slot_at, clock_timestamp()) + i.messages * whatsapp_internal.slot_step(a.messages_per_second, t.rate_factor),
+      clock_timestamp() + interval '1 second'))
   from (
     select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, count(*) as messages
     from unnest(p_new) i

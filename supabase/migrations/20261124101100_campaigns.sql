@@ -556,7 +556,7 @@ begin
       cross join lateral (
         select q.country_id, q.message_id from whatsapp.queue q
         where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id)
-          and q.lease_id is null
+          and q.lease_id is null and q.unknown_until is null
         order by q.run_at
         limit p_limit
         for update skip locked
@@ -598,7 +598,12 @@ begin
         or exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id))
       and not exists (
         select from whatsapp.queue q
-        where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id))
+        where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id)
+          and q.unknown_until is null)
+      and not exists (
+        select from whatsapp.queue q
+        where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id)
+          and q.unknown_until is not null)
     returning c.country_id, c.account_id, c.campaign_id
   )
   -- A lane that has nothing to give costs a claim nothing.

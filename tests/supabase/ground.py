@@ -2,14 +2,20 @@
 
 import itertools
 import secrets
+import time
 import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from tests.local.stack import Stack
+
+Found = TypeVar("Found")
 Row = dict[str, Any]
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TAKEN = {"MX", "CO", "AR", "ZZ"}
@@ -47,7 +53,11 @@ class Land:
         return list(self._verb("enqueue", items))
 
     def claim(self, limit: int = 200, claim_id: uuid.UUID | None = None) -> Row:
-        return claim(self._database, [f"{self.country_id}/main"], limit, claim_id)
+        return claim(self._database, self.accounts, limit, claim_id)
+
+    @property
+    def accounts(self) -> list[str]:
+        return [f"{self.country_id}/main"]
 
     def settle(self, *results: Mapping[str, object]) -> Row:
         return dict(self._verb("settle", results))
@@ -183,6 +193,20 @@ def claim(
     row = database.execute(query, (claim_id or uuid.uuid4(), accounts, limit)).fetchone()
     assert row is not None
     return dict(row[0])
+
+
+@contextmanager
+def beside(stack: Stack, call: Callable[[psycopg.Connection[Any]], Found]) -> Iterator["Future[Found]"]:
+    """Runs `call` on a connection of its own; gives its future once the call waits for a lock that somebody holds."""
+    with psycopg.connect(stack.database_url, autocommit=True) as connection, ThreadPoolExecutor(1) as pool:
+        future = pool.submit(call, connection)
+        waiting = "select 1 from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 10
+        with psycopg.connect(stack.database_url, autocommit=True) as watcher:
+            while watcher.execute(waiting, [connection.info.backend_pid]).fetchone() is None:
+                if future.done() or time.monotonic() > deadline:
+                    break
+        yield future
 
 
 def messages_of(claimed: Row) -> list[Row]:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.local.stack import Stack
-from tests.supabase.ground import Land, claim, messages_of, some_phone
+from tests.supabase.ground import Land, beside, claim, messages_of, some_phone
 
 Database = psycopg.Connection[Any]
 DRAINERS = 4
@@ -55,6 +55,113 @@ def test_a_claim_whose_answer_was_lost_gets_the_same_batch_again(land: Land) -> 
 
     assert len(first) == 3
     assert [one["message_id"] for one in again] == [one["message_id"] for one in first]
+
+
+def test_a_claim_repeated_while_the_first_still_runs_waits_and_gets_the_same_batch(stack: Stack, land: Land) -> None:
+    land.enqueue(*(land.template() for _ in range(20)))
+    claim_id = uuid.uuid4()
+    with psycopg.connect(stack.database_url) as first:
+        leased = messages_of(claim(first, land.accounts, 20, claim_id))
+        with beside(stack, lambda second: claim(second, land.accounts, 20, claim_id)) as again:
+            first.commit()
+            repeated = messages_of(again.result(10))
+
+    assert len(leased) == 20
+    assert [one["message_id"] for one in repeated] == [one["message_id"] for one in leased]
+    assert {one["lease_id"] for one in repeated} == {one["lease_id"] for one in leased}
+
+
+def test_a_flood_of_what_people_write_holds_the_number_a_second_at_the_most(database: Database) -> None:
+    land = Land(database, messages_per_second=20)
+    phone = some_phone()
+    for _ in range(6):
+        land.ingest(*(land.writes(phone, time.time()) for _ in range(100)))
+    land.enqueue(land.template())
+
+    [template] = messages_of(land.claim())
+
+    assert 900 < template["in_ms"] <= 1000
+
+
+def test_what_people_write_is_taken_off_the_next_second(database: Database) -> None:
+    land = Land(database, messages_per_second=20)
+    land.enqueue(land.template())
+    land.ingest(*(land.writes(some_phone(), time.time()) for _ in range(10)))
+
+    [template] = messages_of(land.claim())
+
+    assert 400 < template["in_ms"] <= 10 * 52.5
+
+
+def test_a_clock_that_is_moved_back_does_not_hold_a_number_up(database: Database) -> None:
+    land = Land(database, messages_per_second=20)
+    land.leased(land.template())
+    land.run(
+        "update whatsapp.throttles set next_slot_at = next_slot_at + interval '1 hour' where country_id = %s",
+        land.country_id,
+    )
+    land.enqueue(*(land.template() for _ in range(5)))
+    query = "select whatsapp.claim(gen_random_uuid(), %s, 200, '60 seconds', '0.5 seconds')"
+    went: list[Any] = []
+    deadline = time.monotonic() + 10
+
+    while len(went) < 5 and time.monotonic() < deadline:
+        row = database.execute(query, [land.accounts]).fetchone()
+        assert row is not None
+        went += messages_of(row[0])
+
+    assert len(went) == 5
+
+
+@pytest.mark.parametrize("stopped", ["paused = true", "held_until = now() + interval '1 hour'"])
+def test_a_reply_is_woken_beside_a_row_that_cannot_go(land: Land, stopped: str) -> None:
+    """Its person stands in a paused campaign as well: what is woken is what will really be served."""
+    phone = some_phone()
+    land.ingest(land.writes(phone, time.time()))
+    [first] = land.leased(land.text(phone))
+    land.enqueue(land.text(phone), land.template("offer", phone))
+    land.run(
+        "with campaign as ("
+        " insert into whatsapp.lanes (country_id, account_id, lane, priority)"
+        " values (%s, 'main', 'campaign:01a20c70-3896-7e4d-8844-cea70f3dc7be', 2) returning country_id, lane)"
+        " update whatsapp.queue q set lane = c.lane from campaign c"
+        " where q.country_id = c.country_id and q.lane = 'marketing'",
+        land.country_id,
+    )
+    assert land.claim()["leases"] == []  # both step aside for the one in flight
+    land.run(f"update whatsapp.lanes set {stopped} where country_id = %s and priority = 2", land.country_id)
+
+    land.settle(land.outcome(first, "accepted"))
+
+    assert [one["kind"] for one in messages_of(land.claim())] == ["text"]
+
+
+def test_thousands_of_unknown_messages_cost_a_claim_nothing(database: Database) -> None:
+    """In pages: a claim of five where two thousand wait for proof at the head of the lane, and where none does."""
+    crowded, empty = (Land(database, messages_per_second=1000) for _ in range(2))
+    for _ in range(4):
+        crowded.enqueue(*(crowded.template() for _ in range(500)))
+        claimed = messages_of(crowded.claim(1000))
+        crowded.settle(*(crowded.outcome(one, "unknown") for one in claimed))
+    assert crowded.count("messages", state="unknown") == 2000
+    pages = {}
+    for land in (crowded, empty):
+        land.run("vacuum analyze")
+        land.enqueue(*(land.template() for _ in range(5)))
+        claim_of_five = "select whatsapp.claim(gen_random_uuid(), %s, 5, '60 seconds', '100 seconds')"
+        [row] = land.all(f"explain (analyze, buffers, format json) {claim_of_five}", [land.accounts])
+        plan = row["QUERY PLAN"][0]["Plan"]
+        pages[land] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        assert (
+            len(
+                land.all(
+                    "select 1 from whatsapp.queue where country_id = %s and unknown_until is null", [land.country_id]
+                )
+            )
+            == 5
+        )
+
+    assert pages[crowded] < 1.1 * pages[empty], pages
 
 
 def test_slots_are_spaced_by_the_rate_of_the_number(database: Database) -> None:
