@@ -322,7 +322,8 @@ def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> d
     }
     if counted:
         result["max_attempts"] = entry.attempts or None
-        result["wait_seconds"] = retry_delay(attempts, base=_RETRY_BASE, cap=_RETRY_CAP, jitter=(1 + jitter) / 2)
+        backoff = retry_delay(attempts, base=_RETRY_BASE, cap=_RETRY_CAP, jitter=(1 + jitter) / 2)
+        result["wait_seconds"] = max(float(entry.wait_seconds), backoff)
     elif entry.effect is Effect.PAIR_WAIT:
         result["wait_seconds"] = pair_delay(waits + 1)
     return result

@@ -5,7 +5,8 @@ What matters most here is to tell apart what is known of a message after a faile
     accepted  Meta answered 200 with a message id
     refused   Meta answered with its error object: it did not take the message
     unsent    the connection was never made: nothing was written
-    unknown   anything else: a timeout, a broken connection, an answer without Meta's error object
+    unknown   anything else: a timeout, a broken connection, an answer without Meta's error object, or a breakdown of
+              Meta's (5xx) with a code that nobody knows
 
 httpx over aiohttp is used because httpx's own pool collapses above about twenty connections. Its transport is called
 directly: redirects, cookies and auth flows of the client are of no use here and cost as much as the request.
@@ -22,7 +23,7 @@ import orjson
 from httpx_aiohttp import AiohttpTransport
 
 from services.whatsapp.directory import Account
-from services.whatsapp.meta_errors import Failure, from_graph
+from services.whatsapp.meta_errors import Disposition, Failure, from_graph
 from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.settings import Settings
 
@@ -150,14 +151,24 @@ def read_answer(status: int, body: bytes) -> Answer:
     """What Meta's answer to a POST of a message says. Source: M:messages/send-messages, M:support/error-codes."""
     document = _document(body)
     error = document.get("error")
-    if isinstance(error, dict) and isinstance(error.get("code"), int):
-        return Answer("refused", failure=from_graph(error))
+    if isinstance(error, dict):
+        return _refused(status, error)
     message = _first(document.get("messages"))
     wamid = message.get("id")
     if status != httpx.codes.OK or not isinstance(wamid, str) or not wamid:
         return Answer("unknown", note=f"http_{status}")
     contact = _first(document.get("contacts"))
     return Answer("accepted", wamid, contact.get("wa_id"), contact.get("user_id"), message.get("message_status"))
+
+
+def _refused(status: int, error: dict[str, Any]) -> Answer:
+    """A code we know says what happened, and so does a throttled call. A code we do not know is a no, but not beside
+    a breakdown."""
+    failure = from_graph(error, status)
+    told = failure.code is not None and status < httpx.codes.INTERNAL_SERVER_ERROR
+    if told or failure.entry.known or failure.entry.disposition is Disposition.WAIT:
+        return Answer("refused", failure=failure)
+    return Answer("unknown", note=f"http_{status}" + ("" if failure.code is None else f", code {failure.code}"))
 
 
 def _document(body: bytes) -> dict[str, Any]:

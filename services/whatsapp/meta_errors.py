@@ -41,6 +41,11 @@ class Effect(StrEnum):
     """This template is gone for good."""
     REFRESH_TEMPLATE = "refresh_template"
     """Our copy of the template is stale: read it again before sending it again."""
+    PAUSE_TEMPLATES = "pause_templates"
+    """Nothing the business begins leaves this account for `wait_seconds`: no template. Replies go on."""
+    POLICY_BLOCK = "policy_block"
+    """Meta's ladder for policy violations. Its first rungs stop templates, for `wait_seconds`; once even a reply is
+    refused, everything is stopped, until a person resumes the account."""
     PAUSE_ACCOUNT = "pause_account"
     """Send nothing from this account for `wait_seconds`, or until Meta or a person resumes it."""
     STOP_ACCOUNT = "stop_account"
@@ -104,6 +109,7 @@ _OUT_OF_SCOPE = "This feature of Meta is not used by this product."
 _FIX_MESSAGE = "Correct the message and send it as a new one."
 _FIX_PARAMETERS = "Compare the parameters with the approved template and send a new message."
 _FIX_TEMPLATE = "Correct the template definition and submit it again."
+_HEALTH = "See what the health status of the account names as its cause and remedy."
 _INBOUND = "The customer's message cannot be shown: ask them to send it another way."
 
 _ROWS = (
@@ -130,12 +136,14 @@ _ROWS = (
         "Temporarily blocked for policy violations",
         "Meta restricts this account: see the account quality page in WhatsApp Manager.",
         _HOLD,
-        Effect.PAUSE_ACCOUNT,
+        Effect.POLICY_BLOCK,
+        _DAY,
     ),
     MetaError(506, "Duplicate post", "Meta saw the same request already: check before you send again."),
     MetaError(613, "Calls exceeded the rate limit", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE),
-    MetaError(80007, "Rate limit of the business account reached", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE),
-    MetaError(80008, "Too many calls to this business account", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE),
+    # Limits of management calls: the number itself is not too fast.
+    MetaError(80007, "Rate limit of the business account reached", _TRY_LATER, _WAIT, wait_seconds=_MINUTE),
+    MetaError(80008, "Too many calls to this business account", _TRY_LATER, _WAIT, wait_seconds=_MINUTE),
     # Recipients and accounts
     MetaError(
         130403,
@@ -148,9 +156,9 @@ _ROWS = (
     MetaError(
         130472,
         "This person is part of an experiment of Meta's",
-        "Meta withholds marketing from this person for now: wait, or let them write first.",
+        "Meta withholds marketing from this person, however often it is sent: let them write first.",
         effect=Effect.COOL_CONTACT,
-        wait_seconds=_DAY,
+        wait_seconds=30 * _DAY,
     ),
     # TODO: pause the destination country, not only this message.
     MetaError(
@@ -211,9 +219,10 @@ _ROWS = (
     MetaError(
         131048,
         "Too many messages of this number were blocked or reported",
-        "Meta limits this number for spam: check its quality in WhatsApp Manager before you go on.",
+        "Meta limits this number for spam: check its quality in WhatsApp Manager; replies go on meanwhile.",
         _HOLD,
-        Effect.PAUSE_ACCOUNT,
+        Effect.PAUSE_TEMPLATES,
+        _DAY,
     ),
     MetaError(
         131049,
@@ -230,7 +239,10 @@ _ROWS = (
     ),
     MetaError(131051, "Unsupported message type", "WhatsApp does not pass this type of message to businesses."),
     MetaError(131052, "The media of an inbound message could not be fetched", _INBOUND),
-    MetaError(131053, "The media could not be used", "Check the link, type, size and codec of the file."),
+    # The host of a link may have been away for a moment: once more, no more.
+    MetaError(
+        131053, "The media could not be used", "Check the link, type, size and codec of the file.", _RETRY, attempts=2
+    ),
     MetaError(131055, "Method not allowed", _FIX_MESSAGE),
     MetaError(131056, "Too many messages to this person", _TRY_LATER, _WAIT, Effect.PAIR_WAIT, 1),
     MetaError(131057, "The account is in maintenance", _TRY_LATER, _WAIT, Effect.PAUSE_ACCOUNT, _MINUTE),
@@ -259,7 +271,8 @@ _ROWS = (
         "Limited because templates were given the wrong category",
         "Meta lifts this by itself; check the categories of your templates.",
         _HOLD,
-        Effect.PAUSE_ACCOUNT,
+        Effect.PAUSE_TEMPLATES,
+        _DAY,
     ),
     MetaError(131065, "No maximum price in the person's country", _OUT_OF_SCOPE),
     MetaError(
@@ -275,6 +288,8 @@ _ROWS = (
         "Check name, language and approval of the template.",
         _HOLD,
         Effect.REFRESH_TEMPLATE,
+        # Longer than cron's templates-sync takes to come round: a sync has the word before the next try.
+        wait_seconds=20 * _MINUTE,
         attempts=3,
     ),
     MetaError(
@@ -303,6 +318,7 @@ _ROWS = (
         132018,
         "A template parameter is not allowed",
         "No line breaks, tabs or more than 4 spaces in parameters.",
+        effect=Effect.REFRESH_TEMPLATE,
     ),
     MetaError(
         132068,
@@ -327,6 +343,7 @@ _ROWS = (
     MetaError(134100, "Only marketing templates are supported here", _OUT_OF_SCOPE),
     MetaError(134101, "The template is still syncing", _TRY_LATER, _WAIT, wait_seconds=10 * _MINUTE),
     MetaError(134102, "The template is unavailable", "Use another template.", effect=Effect.PAUSE_TEMPLATE),
+    MetaError(134103, "Error of the Marketing Messages API", _OUT_OF_SCOPE),
     MetaError(135000, "Generic user error", _FIX_MESSAGE),
     MetaError(136024, "The number is verified already", "Nothing to do."),
     MetaError(
@@ -338,9 +355,16 @@ _ROWS = (
     MetaError(139101, "The block list is full", _OUT_OF_SCOPE),
     MetaError(139102, "The block list is being changed", _TRY_LATER, _RETRY, attempts=3),
     MetaError(139103, "Internal error of the block list", _TRY_LATER, _RETRY, attempts=3),
+    MetaError(141000, "Found by Meta's health check", _HEALTH),
+    MetaError(141006, "Found by Meta's health check", _HEALTH),
+    MetaError(141010, "Found by Meta's health check", _HEALTH),
     MetaError(200002, "The template could not be created", _FIX_TEMPLATE),
-    MetaError(1752041, "Duplicate management request", _OUT_OF_SCOPE),
-    MetaError(2388001, "Template management error", _FIX_TEMPLATE),
+    MetaError(1752041, "The business was asked to join the Marketing Messages API already", _OUT_OF_SCOPE),
+    MetaError(
+        2388001,
+        "The number cannot be migrated yet",
+        "Confirm who owns the number, and switch its two-step verification off, before you migrate it.",
+    ),
     MetaError(2388012, "The number exists already", _OUT_OF_SCOPE),
     MetaError(2388019, "Too many templates", "Delete templates you no longer use."),
     MetaError(2388039, "The template could not be created", _FIX_TEMPLATE),
@@ -355,14 +379,21 @@ _ROWS = (
     MetaError(2388299, "A template may not begin or end with a parameter", _FIX_TEMPLATE),
     MetaError(2494100, "The number is in maintenance", _TRY_LATER, _WAIT, Effect.PAUSE_ACCOUNT, 5 * _MINUTE),
     MetaError(2494191, "Only an escalation app may take the conversation", _OUT_OF_SCOPE),
-    MetaError(2593079, "Coexistence error", _OUT_OF_SCOPE),
-    MetaError(2593085, "Coexistence error", _OUT_OF_SCOPE),
+    MetaError(2593079, "The business account is being moved to another solution already", _OUT_OF_SCOPE),
+    MetaError(2593085, "The business account cannot be moved to another owner", _OUT_OF_SCOPE),
     MetaError(2593107, "Too many coexistence syncs", _OUT_OF_SCOPE),
     MetaError(2593108, "Outside the coexistence onboarding window", _OUT_OF_SCOPE),
     MetaError(2593109, "The history was not shared", _OUT_OF_SCOPE),
 )
 
 TABLE: dict[int, MetaError] = {row.code: row for row in _ROWS if row.code is not None}
+SUBCODES: dict[tuple[int, int], MetaError] = {
+    # "Object with ID … does not exist, cannot be loaded due to missing permissions": nothing is wrong with the message.
+    (100, 33): MetaError(
+        100, "The number is unknown to Meta, or not open to this token", _REPAIR_ACCESS, _HOLD, Effect.STOP_ACCOUNT
+    ),
+}
+"""Where the subcode tells more than the code. Meta calls subcodes deprecated and still sends this one."""
 
 RANGES: tuple[tuple[range, MetaError], ...] = (
     (
@@ -379,32 +410,53 @@ RANGES: tuple[tuple[range, MetaError], ...] = (
 )
 
 
-def lookup(code: int | None, *, transient: bool = False) -> MetaError:
-    """The row for a code. An unknown one (`known` is false) is permanent, unless Meta marked it transient."""
+_UNKNOWN = "Meta reported an error this product does not know: see Meta's error codes for its meaning."
+
+
+def lookup(
+    code: int | None, *, subcode: int | None = None, transient: bool = False, throttled: bool = False
+) -> MetaError:
+    """The row for a code. An unknown one (`known` is false) is permanent, unless Meta called it transient, or
+    answered it with the status of a throttled call."""
     if code is not None:
+        if subcode is not None and (code, subcode) in SUBCODES:
+            return SUBCODES[code, subcode]
         if code in TABLE:
             return TABLE[code]
         for codes, row in RANGES:
             if code in codes:
                 return replace(row, code=code)
-    advice = "Meta reported an error this product does not know: see Meta's error codes for its meaning."
+    if throttled:
+        return MetaError(code, "Too many calls", _TRY_LATER, _WAIT, Effect.SLOW_DOWN, _MINUTE, known=False)
     if transient:
         return MetaError(code, "Unknown temporary error", _TRY_LATER, _RETRY, attempts=3, known=False)
-    return MetaError(code, "Unknown error", advice, known=False)
+    return MetaError(code, "Unknown error", _UNKNOWN, known=False)
 
 
-def from_graph(error: object) -> Failure:
-    """Explain the `error` of a Graph answer (or the whole answer around it). Any garbage gives a Failure."""
+_THROTTLED = 429
+
+
+def from_graph(error: object, status: int | None = None) -> Failure:
+    """Explain the `error` of a Graph answer (or the whole answer around it). Any garbage gives a Failure.
+
+    The HTTP status has a word only where the code has none: Graph throttles with 429 and codes of its own.
+    """
     fields = error if isinstance(error, dict) else {}
     if isinstance(fields.get("error"), dict):
         fields = fields["error"]
-    return _failure(fields, lookup(_code(fields), transient=fields.get("is_transient") is True))
+    entry = lookup(
+        code_of(fields),
+        subcode=_number(fields.get("error_subcode")),
+        transient=fields.get("is_transient") is True,
+        throttled=status == _THROTTLED,
+    )
+    return _failure(fields, entry)
 
 
 def from_webhook(error: object) -> Failure:
     """Explain one of the `errors` of a status, message or value. Any garbage gives a Failure."""
     fields = error if isinstance(error, dict) else {}
-    return _failure(fields, lookup(_code(fields)))
+    return _failure(fields, lookup(code_of(fields)))
 
 
 def _failure(fields: dict[str, Any], entry: MetaError) -> Failure:
@@ -418,12 +470,16 @@ def _failure(fields: dict[str, Any], entry: MetaError) -> Failure:
 _DIGITS = re.compile(r"-?[0-9]{1,9}")
 
 
-def _code(fields: dict[str, Any]) -> int | None:
-    code = fields.get("code")
-    if isinstance(code, str) and _DIGITS.fullmatch(code):
-        return int(code)
-    if isinstance(code, int) and not isinstance(code, bool) and abs(code) < 1_000_000_000:
-        return code
+def code_of(fields: dict[str, Any]) -> int | None:
+    """The code of an error object. Meta writes numbers; some of its gateways write them as text."""
+    return _number(fields.get("code"))
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1_000_000_000:
+        return value
     return None
 
 

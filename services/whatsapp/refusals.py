@@ -275,7 +275,7 @@ _TABLE = (
         "contact_cooling",
         409,
         "Meta holds back marketing to this person for now.",
-        "Wait, or send what is not marketing.",
+        "Wait, let them write first, or send what is not marketing.",
     ),
     Refusal(
         "window_closed",

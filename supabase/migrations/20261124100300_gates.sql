@@ -8,6 +8,7 @@ create function whatsapp_internal.refusal(
   category text,
   template_status text,
   window_until timestamptz,
+  entry_until timestamptz,
   last_inbound_at timestamptz,
   opted_in_at timestamptz,
   opt_in_required boolean,
@@ -29,7 +30,10 @@ return case
     then 'opted_out'
   when kind = 'template' and coalesce(category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION') and opt_in_required and opted_in_at is null
     then 'not_opted_in'
+  -- What Meta holds back is marketing out of the blue. Whoever writes, or comes in through an advertisement (`entry_until`: the later of the
+  -- window and the free entry point), has asked for it, and Meta lets it pass until then.
   when kind = 'template' and coalesce(category, 'MARKETING') not in ('UTILITY', 'AUTHENTICATION') and marketing_cooled_until > at
+    and coalesce(entry_until - interval '1 minute' <= at, true)
     then 'contact_cooling'
   -- Meta counts the 24 hours from the person's message; a minute is kept for the way to Meta.
   when kind <> 'template' and coalesce(window_until - interval '1 minute' <= at, true) then 'window_closed'

@@ -174,7 +174,7 @@ as $$
     select case when d.status is null then whatsapp_internal.refusal(
       d.account_state, d.kind, t.category, t.status,
       case when d.send_at > now() then d.send_at + interval '1 day' else v.window_until end,
-      v.last_inbound_at, c.opted_in_at, d.opt_in_required, c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, d.expires_at, now()
+      greatest(v.window_until, v.entry_point_until), v.last_inbound_at, c.opted_in_at, d.opt_in_required, c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, d.expires_at, now()
     ) end as code
   ) gate
 $$;

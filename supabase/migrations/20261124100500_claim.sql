@@ -59,8 +59,8 @@ begin
   )
   select h.message_id, h.contact_id,
     whatsapp_internal.refusal(
-      'active', m.kind, coalesce(t.category, m.category), t.status, v.window_until, v.last_inbound_at, c.opted_in_at, a.opt_in_required,
-      case when m.confirms_consent then null else c.opted_out_at end, c.marketing_opted_out_at, c.marketing_cooled_until, h.expires_at, p_at),
+      'active', m.kind, coalesce(t.category, m.category), t.status, v.window_until, greatest(v.window_until, v.entry_point_until),
+      v.last_inbound_at, c.opted_in_at, a.opt_in_required, case when m.confirms_consent then null else c.opted_out_at end, c.marketing_opted_out_at, c.marketing_cooled_until, h.expires_at, p_at),
     -- One message per person at a time, in order; and one per six seconds once 45 have been sent ahead (Meta: pair rate limit).
     case
       when earlier.found or v.sending_until > p_at then p_at + interval '1 second'

@@ -91,8 +91,17 @@ begin
   perform whatsapp_internal.halt_account(
     r.country_id, r.account_id, case r.effect when 'stop_account' then 'stopped' else 'paused' end, r.title, r.code,
     case when r.effect = 'pause_account' and r.wait_seconds > 0 then now() + r.wait_seconds * interval '1 second' end)
-  from (select distinct on (country_id, account_id) * from unnest(p_results) where effect in ('stop_account', 'pause_account')
-        order by country_id, account_id, effect desc, wait_seconds desc nulls first) r;
+  from (select distinct on (country_id, account_id) * from unnest(p_results)
+        where effect in ('stop_account', 'pause_account') or (effect = 'policy_block' and message_id is not null and template_name is null)
+        order by country_id, account_id, effect = 'stop_account' desc,
+          case effect when 'pause_account' then nullif(wait_seconds, 0) end desc nulls first) r;
+
+  -- What the business begins rests, and ends its rest by itself; people are answered meanwhile.
+  update whatsapp.accounts a
+  set templates_paused_until = greatest(a.templates_paused_until, now() + r.seconds * interval '1 second')
+  from (select country_id, account_id, max(coalesce(nullif(wait_seconds, 0), 86400)) as seconds from unnest(p_results)
+        where effect in ('pause_templates', 'policy_block') group by 1, 2 order by 1, 2) r
+  where a.country_id = r.country_id and a.account_id = r.account_id;
 
   -- refresh_template needs nothing here: the next templates-sync brings what Meta has.
 
@@ -227,6 +236,9 @@ begin
     run_at = case
       -- Its campaign is paused with the template (apply_effects) and goes on when Meta approves it: a wait of its own would outlast that.
       when r.effect = 'pause_template' and q.lane like 'campaign:%' then q.run_at
+      -- These wait for the account (templates_paused_until, or until it is resumed), and go with it. A single reply that Meta refused does not.
+      when r.effect = 'pause_templates' and q.lane = 'reply' then now() + least(power(2, q.waits), 60) * interval '1 minute'
+      when r.effect in ('pause_templates', 'policy_block') then q.run_at
       when r.wait_seconds > 0 and r.outcome <> 'unknown' then now() + r.wait_seconds * interval '1 second'
       else q.run_at
     end

@@ -327,7 +327,7 @@ begin
   with rows as materialized (
     select r.row, r.components, r.ref, c.contact_id as person, row_number() over (partition by c.contact_id order by r.row) as turn,
       case when c.contact_id is null then 'unknown_contact' else whatsapp_internal.refusal(
-        'active', 'template', v_category, 'APPROVED', null, null, c.opted_in_at, v_account.opt_in_required, c.opted_out_at,
+        'active', 'template', v_category, 'APPROVED', null, open.until, null, c.opted_in_at, v_account.opt_in_required, c.opted_out_at,
         c.marketing_opted_out_at, c.marketing_cooled_until, v_campaign.valid_until, now()) end as code
     from unnest(p_rows, p_match_keys, p_bsuids, p_contact_ids, p_components, p_refs)
       as r (row, match_key, bsuid, contact_id, components, ref)
@@ -346,6 +346,13 @@ begin
       ) known
       left join whatsapp.contacts n on n.country_id = known.country_id and n.contact_id = known.merged_into
     ) c on true
+    left join lateral (
+      -- Asked of the few only whom Meta holds marketing back from.
+      select greatest(v.window_until, v.entry_point_until) as until from whatsapp.conversations v
+      where v.country_id = p_country and v.account_id = v_campaign.account_id and v.contact_id = c.contact_id
+        and c.marketing_cooled_until > now()
+      limit 1
+    ) open on true
   ),
   judged as materialized (
     select r.*, coalesce(r.code, case when r.turn > 1 or m.message_id is not null then 'duplicate_recipient' end) as verdict

@@ -144,7 +144,7 @@ class Graph:
 
     def fail_next(self, times: int | None = 1, *, code: int, **match: Any) -> None:
         """Answer Meta's error `code`. Match by number=, to=, template=, callback_data=, type=; also
-        http_status=, details=. `times=None`: until `clear_faults`."""
+        http_status=, details=, subcode=. `times=None`: until `clear_faults`."""
         self._fault("error", times, match | {"code": code})
 
     def fail_later(self, times: int | None = 1, *, code: int, **match: Any) -> None:

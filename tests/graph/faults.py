@@ -12,7 +12,7 @@ Kind = Literal["error", "server_error", "lose_answer", "hang", "slow", "hold", "
 class Fault:
     """One line of the script; it applies to the next `times` valid messages that match (None: until cleared).
 
-    error         answer Meta's error `code` (`http_status`, `details` may be given); not accepted
+    error         answer Meta's error `code` (`http_status`, `details`, `subcode` may be given); not accepted
     server_error  answer `http_status` (502) with a `body` that is not JSON; accepted first if `accept`
     lose_answer   accept, then close the connection without an answer
     hang          no answer at all, or after `seconds`; accepted if `accept`
@@ -30,6 +30,7 @@ class Fault:
     type: str | None = None
     code: int = 131000
     http_status: int | None = None
+    subcode: int | None = None
     details: str = ""
     body: str = "<html><body><h1>502 Bad Gateway</h1></body></html>"
     seconds: float | None = None

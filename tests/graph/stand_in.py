@@ -130,7 +130,7 @@ class StandIn:
             self._check_limits(arrival, letter)
             fault = self.faults.take(number_id, letter)
             if fault is not None and fault.kind == "error":
-                raise Refused(fault.code, fault.details, http_status=fault.http_status)
+                raise Refused(fault.code, fault.details, http_status=fault.http_status, subcode=fault.subcode)
         except Refused as refused:
             self.ledger.refuse(arrival, refused.code)
             self._later(connection, refused.http_status, refused.body(), arrival)

@@ -112,6 +112,54 @@ async def test_a_5xx_without_metas_body_is_unknown(house: House, accept: bool) -
     assert house.arrivals(message_id) == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "state", "account"),
+    [
+        ({"code": 100, "subcode": 33}, "queued", "stopped"),
+        ({"code": 999_017, "http_status": 429}, "queued", "active"),
+        ({"code": 999_017, "http_status": 500}, "unknown", "active"),
+        ({"code": 999_017}, "failed", "active"),
+    ],
+    ids=["not our number", "throttled", "breakdown", "refused"],
+)
+async def test_what_an_answer_with_a_code_nobody_knows_comes_to(
+    house: House, answer: dict[str, int], state: str, account: str
+) -> None:
+    number = house.account()
+    house.graph.fail_next(1, number=number, **answer)
+    [message_id] = house.enqueue(number, [some_phone()])
+
+    await house.drain(number, budget=0.5)
+
+    assert house.state(message_id) == state
+    [row] = house.all("select state from whatsapp.accounts where account_id = %s", number.account_id)
+    assert row["state"] == account
+    assert (await house.drain(number, budget=0.5)).claimed == 0
+    assert house.arrivals(message_id) == 1
+
+
+@pytest.mark.parametrize("code", [131048, 131064, 368])
+async def test_what_stops_templates_stops_no_reply(house: House, code: int) -> None:
+    number, phone = house.account(), some_phone()
+    await house.open_window(number, phone)
+    house.graph.fail_next(1, code=code, number=number, type="template")
+    [offer] = house.enqueue(number, [some_phone()], OFFER)
+    await house.drain(number)
+    assert house.state(offer) == "queued"
+
+    [reply] = house.enqueue(number, [phone], TEXT)
+    [another] = house.enqueue(number, [some_phone()])
+    await house.drain(number)
+    await house.until_state(reply, "read")
+    assert (house.state(offer), house.state(another)) == ("queued", "queued")
+
+    house.run("update whatsapp.accounts set templates_paused_until = now() where account_id = %s", number.account_id)
+    await house.drain(number)
+    await house.until_state(offer, "read")
+    await house.until_state(another, "read")
+    assert (house.arrivals(offer), house.arrivals(another), house.arrivals(reply)) == (2, 1, 1)
+
+
 async def test_131047_closes_the_window_and_fails(house: House) -> None:
     number, phone = house.account(), some_phone()
     await house.open_window(number, phone)

@@ -24,7 +24,8 @@ DOCUMENTED = [
     *(131031, 131037, 131041, 131042, 131043, 131044, 131045, 131047, 131048, 131049, 131050, 131051, 131052),
     *(131053, 131055, 131056, 131057, 131059, 131060, 131061, 131062, 131063, 131064, 131065, 131070),
     *(131201, 131215, 132000, 132001, 132005, 132007, 132008, 132012, 132015, 132016, 132018, 132068, 132069),
-    *(133000, 133004, 133005, 133006, 133008, 133009, 133010, 133015, 133016, 134011, 134100, 134101, 134102),
+    *(133000, 133004, 133005, 133006, 133008, 133009, 133010, 133015, 133016, 134011, 134100, 134101, 134102, 134103),
+    *(141000, 141006, 141010),
     *(135000, 136024, 137000, 138000, 138001, 138018, 139000, 139004, 139100, 139101, 139102, 139103),
     *(147001, 147005, 200002, 200005, 200007, 1752041, 2388001, 2388012, 2388019, 2388039, 2388040, 2388047),
     *(2388072, 2388073, 2388091, 2388093, 2388103, 2388293, 2388299, 2494100, 2494164, 2494179, 2494191),
@@ -41,28 +42,32 @@ DECISIONS: dict[int, tuple[Disposition, Effect, int, int]] = {
     190: (Disposition.HOLD, Effect.STOP_ACCOUNT, 0, 0),
     200: (Disposition.HOLD, Effect.STOP_ACCOUNT, 0, 0),
     299: (Disposition.HOLD, Effect.STOP_ACCOUNT, 0, 0),
-    368: (Disposition.HOLD, Effect.PAUSE_ACCOUNT, 0, 0),
-    80007: (Disposition.WAIT, Effect.SLOW_DOWN, 60, 0),
+    368: (Disposition.HOLD, Effect.POLICY_BLOCK, DAY, 0),
+    80007: (Disposition.WAIT, Effect.NONE, 60, 0),
+    80008: (Disposition.WAIT, Effect.NONE, 60, 0),
     130429: (Disposition.WAIT, Effect.SLOW_DOWN, 5, 0),
-    130472: (Disposition.PERMANENT, Effect.COOL_CONTACT, DAY, 0),
+    130472: (Disposition.PERMANENT, Effect.COOL_CONTACT, 30 * DAY, 0),
     131000: (Disposition.RETRY, Effect.NONE, 0, 3),
     131005: (Disposition.HOLD, Effect.STOP_ACCOUNT, 0, 0),
     131026: (Disposition.PERMANENT, Effect.COOL_CONTACT, 30 * DAY, 0),
     131031: (Disposition.HOLD, Effect.PAUSE_ACCOUNT, 0, 0),
     131042: (Disposition.HOLD, Effect.PAUSE_ACCOUNT, 0, 0),
     131047: (Disposition.PERMANENT, Effect.CLOSE_WINDOW, 0, 0),
-    131048: (Disposition.HOLD, Effect.PAUSE_ACCOUNT, 0, 0),
+    131048: (Disposition.HOLD, Effect.PAUSE_TEMPLATES, DAY, 0),
     131049: (Disposition.PERMANENT, Effect.COOL_CONTACT, DAY, 0),
     131050: (Disposition.PERMANENT, Effect.OPT_OUT, 0, 0),
+    131053: (Disposition.RETRY, Effect.NONE, 0, 2),
     131056: (Disposition.WAIT, Effect.PAIR_WAIT, 1, 0),
     131057: (Disposition.WAIT, Effect.PAUSE_ACCOUNT, 60, 0),
+    131064: (Disposition.HOLD, Effect.PAUSE_TEMPLATES, DAY, 0),
     132000: (Disposition.PERMANENT, Effect.REFRESH_TEMPLATE, 0, 0),
-    132001: (Disposition.HOLD, Effect.REFRESH_TEMPLATE, 0, 3),
+    132001: (Disposition.HOLD, Effect.REFRESH_TEMPLATE, 20 * 60, 3),
     132015: (Disposition.HOLD, Effect.PAUSE_TEMPLATE, 3 * 3_600, 0),
     132016: (Disposition.PERMANENT, Effect.DISABLE_TEMPLATE, 0, 0),
-    132018: (Disposition.PERMANENT, Effect.NONE, 0, 0),
+    132018: (Disposition.PERMANENT, Effect.REFRESH_TEMPLATE, 0, 0),
     132069: (Disposition.WAIT, Effect.NONE, 3_600, 0),
     133010: (Disposition.HOLD, Effect.STOP_ACCOUNT, 0, 0),
+    134103: (Disposition.PERMANENT, Effect.NONE, 0, 0),
     138010: (Disposition.PERMANENT, Effect.NONE, 0, 0),
 }
 
@@ -95,11 +100,26 @@ def test_a_row_never_loops_nor_contradicts_itself(row: MetaError) -> None:
         assert row.effect in (
             Effect.STOP_ACCOUNT,
             Effect.PAUSE_ACCOUNT,
+            Effect.PAUSE_TEMPLATES,
+            Effect.POLICY_BLOCK,
             Effect.PAUSE_TEMPLATE,
             Effect.REFRESH_TEMPLATE,
         )
-    if row.effect is Effect.COOL_CONTACT:
+    if row.effect in (Effect.COOL_CONTACT, Effect.PAUSE_TEMPLATES, Effect.POLICY_BLOCK):
         assert row.wait_seconds >= DAY
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        (1752041, "Marketing Messages API"),
+        (2388001, "number cannot be migrated"),
+        (2593079, "moved to another solution"),
+        (2593085, "cannot be moved"),
+    ],
+)
+def test_a_title_says_what_it_is_about(code: int, what: str) -> None:
+    assert what in lookup(code).title
 
 
 def test_no_code_is_in_the_table_and_in_a_range() -> None:
@@ -111,6 +131,19 @@ def test_an_unknown_code_is_permanent_unless_meta_calls_it_transient(code: int |
     row, transient = lookup(code), lookup(code, transient=True)
     assert (row.known, row.disposition, row.effect) == (False, Disposition.PERMANENT, Effect.NONE)
     assert (transient.known, transient.disposition, transient.attempts) == (False, Disposition.RETRY, 3)
+
+
+@pytest.mark.parametrize("code", [None, 999_999])
+def test_a_throttled_call_waits_whatever_its_code(code: int | None) -> None:
+    row = lookup(code, transient=True, throttled=True)
+    assert (row.known, row.disposition, row.effect, row.wait_seconds) == (False, Disposition.WAIT, Effect.SLOW_DOWN, 60)
+
+
+def test_a_subcode_tells_a_number_that_is_not_ours_from_a_wrong_parameter() -> None:
+    row = lookup(100, subcode=33)
+    assert (row.disposition, row.effect, row.known) == (Disposition.HOLD, Effect.STOP_ACCOUNT, True)
+    assert lookup(100, subcode=34) == lookup(100)
+    assert lookup(131047, subcode=33) == lookup(131047)
 
 
 def test_a_known_code_stays_what_it_is_even_if_transient() -> None:
