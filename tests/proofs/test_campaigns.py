@@ -117,7 +117,9 @@ def check_counts(house: House, campaign_id: str) -> None:
         "   select key, count(*) as n from whatsapp.messages m cross join lateral (values (m.state),"
         "     (case when m.state = 'failed' then 'failed:' || coalesce(m.error_code::text, 'unknown') end),"
         "     (case when m.state in ('refused', 'expired') then 'refused:' || m.refusal end),"
-        "     (case when m.price ->> 'type' = 'regular' then 'cost:' || (m.price ->> 'category') end)) k (key)"
+        "     (case when m.price ->> 'type' = 'regular'"
+        "       and coalesce(m.delivered_at, m.read_at, m.played_at) is not null"
+        "       then 'cost:' || (m.price ->> 'category') end)) k (key)"
         "   where m.country_id = 'MX' and m.campaign_id = c.campaign_id and key is not null group by key) k) as counted"
         " from whatsapp.campaigns c where c.country_id = 'MX' and c.campaign_id = %s",
         campaign_id,

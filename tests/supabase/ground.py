@@ -103,6 +103,19 @@ class Land:
         assert len(messages) == len(items)
         return messages
 
+    def campaign(self, *phones: str) -> Row:
+        """A running campaign of the template `offer` to these people: its `campaign_id`, and what became of them."""
+        opened = {"country_id": self.country_id, "name": "spring", "template_name": "offer", "template_language": "es"}
+        opening = Jsonb(opened | {"key": str(uuid.uuid4()), "fingerprint": "f"})
+        [campaign] = self.all("select whatsapp.open_campaign(array[%s]::jsonb[]) ->> 'campaign_id' as id", [opening])
+        rows = list(range(len(phones))), list(phones), [phone[1:] for phone in phones]
+        row = self.one(
+            "select whatsapp.enqueue_campaign("
+            "%s, %s, %s, 'f', %s::int[], %s::text[], %s::text[], '{}', '{}', '{}', '{}') as answer",
+            (self.country_id, campaign["id"], str(uuid.uuid4()), *rows),
+        )
+        return {"campaign_id": campaign["id"], **row["answer"]}
+
     def outcome(self, message: Mapping[str, object], outcome: str, **more: object) -> Row:
         """A result for settle."""
         names = ("message_id", "lease_id")

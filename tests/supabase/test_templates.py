@@ -1,6 +1,5 @@
 """What becomes of campaigns and single messages when the listing of templates changes."""
 
-import uuid
 from typing import Any
 
 import psycopg
@@ -19,7 +18,7 @@ def land(database: psycopg.Connection[Any]) -> Land:
 
 
 def test_a_campaign_whose_template_is_removed_rests_until_it_is_listed_again(land: Land) -> None:
-    campaign_id = campaign(land, some_phone())
+    campaign_id = land.campaign(some_phone())["campaign_id"]
 
     sync(land, PLAIN)
 
@@ -46,18 +45,6 @@ def test_a_single_message_whose_template_is_removed_is_refused(land: Land) -> No
 def sync(land: Land, *templates: Row) -> None:
     arguments = (land.country_id, "main", [Jsonb(one) for one in templates])
     land.run("select whatsapp.sync_templates(%s, %s, %s::jsonb[])", *arguments)
-
-
-def campaign(land: Land, *phones: str) -> str:
-    opened = {"country_id": land.country_id, "name": "spring", "template_name": "offer", "template_language": "es"}
-    opening = Jsonb(opened | {"key": str(uuid.uuid4()), "fingerprint": "f"})
-    answer = land.one("select whatsapp.open_campaign(array[%s]::jsonb[]) as answer", [opening])["answer"]
-    keys = [phone[1:] for phone in phones]
-    land.run(
-        "select whatsapp.enqueue_campaign(%s, %s, %s, 'f', %s::int[], %s::text[], %s::text[], '{}', '{}', '{}', '{}')",
-        *(land.country_id, answer["campaign_id"], str(uuid.uuid4()), list(range(len(phones))), list(phones), keys),
-    )
-    return str(answer["campaign_id"])
 
 
 def state(land: Land, campaign_id: str) -> tuple[Any, Any]:

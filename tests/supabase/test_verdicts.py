@@ -2,13 +2,11 @@
 
 import json
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.types.json import Jsonb
 
 from services.whatsapp.draining import result_of
 from services.whatsapp.graph import read_answer
@@ -216,7 +214,7 @@ def test_held_back_marketing_passes_while_the_person_is_talking_to_us(land: Land
 @pytest.mark.parametrize("code", [130472, 131049])
 @pytest.mark.parametrize("open_now", [SHUT, WINDOW, ENTRY])
 def test_a_campaign_asks_the_same(land: Land, code: int, open_now: str) -> None:
-    refused = campaign(land, cooled(land, code, open_now), some_phone())["refused"]
+    refused = land.campaign(cooled(land, code, open_now), some_phone())["refused"]
     assert [row["code"] for row in refused] == (["contact_cooling"] if open_now == SHUT else [])
     assert len(messages_of(land.claim())) == (1 if open_now == SHUT else 2)
 
@@ -247,18 +245,3 @@ def test_a_window_with_another_number_of_ours_does_not_count(land: Land, databas
         land.country_id,
     )
     assert land.enqueue(offer(land, phone, account_id="other"))[0]["code"] == "contact_cooling"
-
-
-def campaign(land: Land, *phones: str) -> Row:
-    opened = {"country_id": land.country_id, "name": "spring", "template_name": "offer", "template_language": "es"}
-    opening = Jsonb(opened | {"key": str(uuid.uuid4()), "fingerprint": "f"})
-    campaign_id = land.one("select whatsapp.open_campaign(array[%s]::jsonb[]) as answer", [opening])["answer"][
-        "campaign_id"
-    ]
-    keys = [phone[1:] for phone in phones]
-    row = land.one(
-        "select whatsapp.enqueue_campaign("
-        "%s, %s, %s, 'f', %s::int[], %s::text[], %s::text[], '{}', '{}', '{}', '{}') as answer",
-        (land.country_id, campaign_id, str(uuid.uuid4()), list(range(len(phones))), list(phones), keys),
-    )
-    return dict(row["answer"])
