@@ -206,8 +206,21 @@ class Currency(Part):
     amount_1000: int
 
 
+Number = int | Annotated[str, StringConstraints(max_length=64)]
+
+
 class DateTime(Part):
+    """Meta shows the fallback only; the parts of the date are of old, and its own examples still carry them."""
+
     fallback_value: ParameterText
+    calendar: Annotated[str, StringConstraints(max_length=64)] | None = None
+    day_of_week: Number | None = None
+    day_of_month: Number | None = None
+    year: Number | None = None
+    month: Number | None = None
+    hour: Number | None = None
+    minute: Number | None = None
+    timestamp: Number | None = None
 
 
 class TextParameter(Part):
@@ -264,7 +277,7 @@ class PayloadParameter(Part):
 
 class CouponParameter(Part):
     type: Literal["coupon_code"]
-    coupon_code: Annotated[str, StringConstraints(max_length=20), AfterValidator(_fit_for_template)]
+    coupon_code: Annotated[str, StringConstraints(max_length=15), AfterValidator(_fit_for_template)]
 
 
 class UrlTextParameter(Part):
@@ -272,6 +285,11 @@ class UrlTextParameter(Part):
 
     type: Literal["text"]
     text: Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_fit_for_template)]
+
+
+class TtlMinutesParameter(Part):
+    type: Literal["ttl_minutes"]
+    ttl_minutes: Annotated[int, Field(gt=0)]
 
 
 class FlowAction(Part):
@@ -359,6 +377,10 @@ BodyParameter = Annotated[
     | Annotated[DateTimeParameter, Tag("<date_time>")],
     Discriminator(_type_tag),
 ]
+VoiceCallParameter = Annotated[
+    Annotated[TtlMinutesParameter, Tag("<ttl_minutes>")] | Annotated[PayloadParameter, Tag("<payload>")],
+    Discriminator(_type_tag),
+]
 
 
 # ── Template components ───────────────────────────────────────────────────────────────────────────
@@ -403,8 +425,10 @@ class QuickReplyButton(Part):
 
 
 class CopyCodeButton(Part):
+    """Meta's own example writes this sub_type in capitals."""
+
     type: Literal["button"]
-    sub_type: Literal["copy_code"]
+    sub_type: Literal["copy_code", "COPY_CODE"]
     index: Index
     parameters: One[CouponParameter]
 
@@ -430,6 +454,20 @@ class ProductsButton(Part):
     sub_type: Literal["mpm", "MPM"]
     index: Index
     parameters: One[ProductsParameter]
+
+
+class VoiceCallButton(Part):
+    """A person's way to call us. Everything in it is optional, and so is the component itself."""
+
+    type: Literal["button"]
+    sub_type: Literal["voice_call", "VOICE_CALL"]
+    index: Index | None = None
+    parameters: list[VoiceCallParameter] | None = None
+
+    @model_validator(mode="after")
+    def _each_parameter_once(self) -> Self:
+        _refuse_twice([parameter.type for parameter in self.parameters or []], "parameter type")
+        return self
 
 
 class LimitedTimeOffer(Part):
@@ -471,13 +509,16 @@ class Carousel(Part):
         return self
 
 
-# TODO: buttons voice_call (Calling API) and order_details (payments) are not implemented.
+# TODO: the button order_details (payments) is not implemented.
 Component = Annotated[
     Annotated[Header, Tag("<header>")]
     | Annotated[Body, Tag("<body>")]
     | Annotated[UrlButton, Tag("<url>")]
     | Annotated[QuickReplyButton, Tag("<quick_reply>")]
     | Annotated[CopyCodeButton, Tag("<copy_code>")]
+    | Annotated[CopyCodeButton, Tag("<COPY_CODE>")]
+    | Annotated[VoiceCallButton, Tag("<voice_call>")]
+    | Annotated[VoiceCallButton, Tag("<VOICE_CALL>")]
     | Annotated[FlowButton, Tag("<flow>")]
     | Annotated[CatalogButton, Tag("<CATALOG>")]
     | Annotated[CatalogButton, Tag("<catalog>")]
@@ -520,7 +561,7 @@ class TemplateMessage(Message):
 
 def _refuse_repeated_components(components: list[Any]) -> None:
     buttons = [component.index for component in components if component.type == "button"]
-    _refuse_twice([int(index) for index in buttons], "button index")
+    _refuse_twice([int(index) for index in buttons if index is not None], "button index")
     _refuse_twice([component.type for component in components if component.type != "button"], "component type")
 
 
@@ -552,7 +593,7 @@ _NOT_IMPLEMENTED = frozenset(
         "pin",
     )
 )
-_BUTTONS_NOT_IMPLEMENTED = frozenset(("<voice_call>", "<VOICE_CALL>", "<order_details>", "<ORDER_DETAILS>"))
+_BUTTONS_NOT_IMPLEMENTED = frozenset(("<order_details>", "<ORDER_DETAILS>"))
 _DEEPEST = 64
 
 

@@ -5,9 +5,10 @@ A contract is plain JSON, so that it can be stored beside the template and a fro
     {"parameters": [{"key": "body.1", "type": "text", "required": true, "max": 1024, "example": "Ana"}, …]}
     {"unsupported": "why"}       a component this code does not know: nobody can say what it needs, so it is not sent
 
-Keys name the place: `header.1`, `header.image`, `body.2`, `body.first_name`, `buttons.0.url`, `cards.1.body.1`, and
-`code` for the one-time password that Meta wants in the body and in the button. `check` holds the components of a
-message against a contract, `fill` makes components from values by key. Source: M:templates/overview.
+Keys name the place: `header.1`, `header.image`, `body.2`, `body.first_name`, `buttons.0.url`, `cards.1.body.1`,
+`voice_call` (the one button without a place), and `code` for the one-time password that Meta wants in the body and in
+the button. `check` holds the components of a message against a contract, `fill` makes components from values by key.
+Source: M:templates/overview.
 """
 
 import re
@@ -18,15 +19,17 @@ Contract = dict[str, Any]
 Component = dict[str, Any]
 
 CODE = "code"
+CALL = "voice_call"
 _VARIABLE = re.compile(r"\{\{\s*([A-Za-z0-9_]+)\s*\}\}")
 _MEDIA = {"IMAGE": "image", "VIDEO": "video", "DOCUMENT": "document"}
 _OBJECTS = {"LOCATION": "location", "PRODUCT": "product"}
-_WITHOUT_PARAMETERS = frozenset({"PHONE_NUMBER", "REQUEST_CONTACT_INFO", "SPM"})
+_COMPONENTS_WITHOUT_PARAMETERS = frozenset({"FOOTER", "CALL_PERMISSION_REQUEST"})
+_BUTTONS_WITHOUT_PARAMETERS = frozenset({"PHONE_NUMBER", "REQUEST_CONTACT_INFO", "SPM"})
 _TEXT_MAX = 1024
 _HEADER_MAX = 60
 _URL_MAX = 2000
 _PAYLOAD_MAX = 256
-_COUPON_MAX = 20
+_COUPON_MAX = 15
 _CODE_MAX = 15
 _BAD_TEXT = re.compile(r"[\n\r\t]| {5}")
 
@@ -57,11 +60,13 @@ def contract_of(components: object, category: str | None) -> Contract:
         return {"parameters": list(_parameters(components, ""))}
     except _Unsupported as error:
         return {"unsupported": str(error)}
+    except (AttributeError, TypeError):
+        return {"unsupported": "Meta listed components of an unknown shape"}
 
 
 def _parameters(components: Sequence[Any], prefix: str) -> Iterator[dict[str, Any]]:
     for component in components:
-        kind = component.get("type") if isinstance(component, dict) else None
+        kind = _kind(component)
         if kind == "HEADER":
             yield from _header(component, prefix)
         elif kind == "BODY":
@@ -75,8 +80,14 @@ def _parameters(components: Sequence[Any], prefix: str) -> Iterator[dict[str, An
         elif kind == "CAROUSEL":
             for index, card in enumerate(component.get("cards") or []):
                 yield from _parameters(card.get("components") or [], f"{prefix}cards.{index}.")
-        elif kind != "FOOTER":
+        elif kind not in _COMPONENTS_WITHOUT_PARAMETERS:
             raise _Unsupported(f"component {kind} is not known")
+
+
+def _kind(part: object) -> str | None:
+    """The type of a component or button: Meta writes most in capitals and some (voice_call) not."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    return kind.upper() if isinstance(kind, str) else None
 
 
 def _header(component: Component, prefix: str) -> Iterator[dict[str, Any]]:
@@ -115,7 +126,7 @@ def _examples(example: object, name: str) -> dict[str, str]:
 
 
 def _button(button: object, prefix: str) -> Iterator[dict[str, Any]]:
-    kind = button.get("type") if isinstance(button, dict) else None
+    kind = _kind(button)
     if kind == "URL":
         assert isinstance(button, dict)  # noqa: S101 - for the type checker: only a dict has a type
         if _VARIABLE.search(str(button.get("url", ""))):
@@ -130,7 +141,9 @@ def _button(button: object, prefix: str) -> Iterator[dict[str, Any]]:
         yield _parameter(f"{prefix}.catalog", "action", required=False)
     elif kind == "MPM":
         yield _parameter(f"{prefix}.products", "action")
-    elif kind not in _WITHOUT_PARAMETERS:
+    elif kind == "VOICE_CALL":
+        yield _parameter(CALL, "voice_call", required=False)
+    elif kind not in _BUTTONS_WITHOUT_PARAMETERS:
         raise _Unsupported(f"button {kind} is not known")
 
 
@@ -190,7 +203,7 @@ def _given(components: Sequence[Component], prefix: str) -> Iterator[tuple[str, 
                 textual = parameter["type"] in ("text", "currency", "date_time")
                 yield f"{prefix}{kind}.{name if textual else parameter['type']}", parameter.get(parameter["type"])
         elif kind == "button":
-            yield from _given_button(component, parameters, f"{prefix}buttons.{int(component['index'])}")
+            yield from _given_button(component, parameters, f"{prefix}buttons.{int(component.get('index') or 0)}")
         elif kind == "limited_time_offer":
             yield f"{prefix}limited_time_offer", parameters[0]["limited_time_offer"]["expiration_time_ms"]
         elif kind == "carousel":
@@ -210,6 +223,10 @@ _BUTTON_KEYS = {
 
 def _given_button(component: Component, parameters: Sequence[Any], prefix: str) -> Iterator[tuple[str, Any]]:
     kind = component["sub_type"].lower()
+    if kind == CALL:
+        if parameters:
+            yield CALL, {parameter["type"]: parameter[parameter["type"]] for parameter in parameters}
+        return
     if kind not in _BUTTON_KEYS:
         raise InvalidParameters(f"message.template.{prefix}", f"a {kind} button cannot be checked")
     if parameters:
@@ -315,6 +332,9 @@ def _components(filled: Mapping[str, Any]) -> list[Component]:
             texts[place].append(_header_or_text(rest, value))
         elif place == "buttons":
             components.append(_filled_button(rest, value))
+        elif place == CALL:
+            call = [{"type": name, name: part} for name, part in value.items()]
+            components.append({"type": "button", "sub_type": CALL, "parameters": call})
         elif place == "limited_time_offer":
             offer = {"type": place, place: {"expiration_time_ms": value}}
             components.append({"type": place, "parameters": [offer]})
@@ -335,7 +355,7 @@ def _filled_button(rest: str, value: Any) -> Component:
     sub_type, kind = {
         "url": ("url", "text"),
         "payload": ("quick_reply", "payload"),
-        "coupon_code": ("copy_code", "coupon_code"),
+        "coupon_code": ("COPY_CODE", "coupon_code"),
         "flow": ("flow", "action"),
         "catalog": ("CATALOG", "action"),
         "products": ("mpm", "action"),

@@ -92,6 +92,39 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "button url": template(button("url", words("A1%2FB2"))),
     "button quick reply": template(button("quick_reply", {"type": "payload", "payload": "YES"}, index="9")),
     "button copy code": template(button("copy_code", {"type": "coupon_code", "coupon_code": "SAVE25"})),
+    "date and time with its parts": template(
+        body(
+            {
+                "type": "date_time",
+                "date_time": {
+                    "fallback_value": "February 25, 1977",
+                    "calendar": "GREGORIAN",
+                    "day_of_week": 5,
+                    "day_of_month": 25,
+                    "year": 1977,
+                    "month": 2,
+                    "hour": 15,
+                    "minute": 33,
+                },
+            },
+            {"type": "date_time", "date_time": {"fallback_value": "February 25, 1977", "timestamp": 1485470276}},
+            {"type": "date_time", "date_time": {"fallback_value": "25 de febrero", "day_of_week": "FRIDAY"}},
+        )
+    ),
+    "button copy code as Meta writes it": template(
+        button("COPY_CODE", {"type": "coupon_code", "coupon_code": "x" * 15})
+    ),
+    "button voice call": template(
+        {
+            "type": "button",
+            "sub_type": "voice_call",
+            "parameters": [{"type": "ttl_minutes", "ttl_minutes": 60}, {"type": "payload", "payload": "order-1"}],
+        }
+    ),
+    "button voice call in capitals": template(
+        {"type": "button", "sub_type": "VOICE_CALL", "index": "0", "parameters": [{"type": "payload", "payload": "a"}]}
+    ),
+    "button voice call without parameters": template({"type": "button", "sub_type": "voice_call"}),
     "button flow": template(
         button(
             "flow",
@@ -195,8 +228,8 @@ REFUSED: list[tuple[Any, str, str]] = [
     (
         template({"type": "footer"}),
         COMPONENT,
-        "its type must be one of header, body, url, quick_reply, copy_code, flow, CATALOG, catalog, mpm, MPM, "
-        "limited_time_offer, tap_target_configuration, carousel",
+        "its type must be one of header, body, url, quick_reply, copy_code, COPY_CODE, voice_call, VOICE_CALL, flow, "
+        "CATALOG, catalog, mpm, MPM, limited_time_offer, tap_target_configuration, carousel",
     ),
     (template({"type": "header"}), f"{COMPONENT}.parameters", "is required"),
     (template(body()), f"{COMPONENT}.parameters", "needs at least 1 of them"),
@@ -264,9 +297,24 @@ REFUSED: list[tuple[Any, str, str]] = [
     (template(button("url", words("x"), index="first")), f"{COMPONENT}.index", "must match ^[0-9]{1,2}$"),
     (template(button("url", words("x"), index=True)), f"{COMPONENT}.index", "must be text"),
     (
-        template(button("copy_code", {"type": "coupon_code", "coupon_code": "x" * 21})),
+        template(button("copy_code", {"type": "coupon_code", "coupon_code": "x" * 16})),
         f"{PARAMETER}.coupon_code",
-        "must have at most 20 characters",
+        "must have at most 15 characters",
+    ),
+    (
+        template(button("COPY_CODE", {"type": "coupon_code", "coupon_code": "x" * 16})),
+        f"{PARAMETER}.coupon_code",
+        "must have at most 15 characters",
+    ),
+    (
+        template(button("voice_call", {"type": "payload", "payload": "a"}, {"type": "payload", "payload": "b"})),
+        COMPONENT,
+        "parameter type payload is given twice",
+    ),
+    (
+        template(body({"type": "date_time", "date_time": {"fallback_value": "x", "yeer": 1977}})),
+        f"{PARAMETER}.date_time.yeer",
+        "does not exist here",
     ),
     (
         template(button("quick_reply", {"type": "payload", "payload": "x" * 257})),
@@ -344,7 +392,7 @@ def test_a_kind_of_meta_that_is_not_here_yet_says_so(kind: str) -> None:
     assert (refusal.value.code, refusal.value.field) == ("message_type_not_implemented", "message.type")
 
 
-@pytest.mark.parametrize("sub_type", ["voice_call", "order_details"])
+@pytest.mark.parametrize("sub_type", ["order_details", "ORDER_DETAILS"])
 def test_buttons_that_are_not_here_say_so(sub_type: str) -> None:
     with pytest.raises(InvalidMessage) as refusal:
         parse_message(template(button(sub_type)))

@@ -28,6 +28,7 @@ EXAMPLES: dict[str, Any] = {
     "document": {"link": LINK, "filename": "invoice.pdf"},
     "location": {"latitude": "19.43", "longitude": "-99.13", "name": "Centro", "address": "Calle 1"},
     "product": {"product_retailer_id": "p1", "catalog_id": "7004"},
+    "voice_call": {"ttl_minutes": 60, "payload": "order-1"},
     "expiration_ms": 1_795_600_000_000,
 }
 ACTIONS: dict[str, Any] = {
@@ -68,7 +69,18 @@ def test_contract(path: Path) -> None:
     assert contract_of(case["template"]["components"], case["template"]["category"]) == case["contract"]
 
 
-@pytest.mark.parametrize("components", [None, "BODY", {}, [None], ["BODY"], [{"type": 5}], [{}]])
+@pytest.mark.parametrize(
+    "components",
+    [
+        *(None, "BODY", {}, [None], ["BODY"], [{"type": 5}], [{}]),
+        [{"type": "BUTTONS", "buttons": 5}],
+        [{"type": "BUTTONS", "buttons": [None]}],
+        [{"type": "CAROUSEL", "cards": [None]}],
+        [{"type": "CAROUSEL", "cards": ["card"]}],
+        [{"type": "LIMITED_TIME_OFFER", "limited_time_offer": ["offer"]}],
+        [{"type": "HEADER", "format": {}}],
+    ],
+)
 def test_what_cannot_be_understood_is_unsupported(components: object) -> None:
     assert set(contract_of(components, "UTILITY")) == {"unsupported"}
 
@@ -228,7 +240,7 @@ def test_legacy_currency_and_date_count_as_texts() -> None:
         ("header_image", "header.image", {}),
         ("header_location", "header.location", "Centro"),
         ("button_mpm", "buttons.0.products", "all"),
-        ("button_copy_code", "buttons.0.coupon_code", "a" * 21),
+        ("button_copy_code", "buttons.0.coupon_code", "a" * 16),
         ("limited_time_offer", "limited_time_offer", "tomorrow"),
         ("authentication", "code", "1" * 16),
     ],
@@ -258,7 +270,8 @@ CARD_BUTTONS = st.sampled_from(
     [{"type": "QUICK_REPLY"}, {"type": "URL", "url": "https://shop.example/{{1}}"}, {"type": "URL", "url": LINK}]
 )
 BUTTONS = st.one_of(
-    CARD_BUTTONS, st.sampled_from([{"type": kind} for kind in ("COPY_CODE", "FLOW", "CATALOG", "MPM", "PHONE_NUMBER")])
+    CARD_BUTTONS,
+    st.sampled_from([{"type": kind} for kind in ("COPY_CODE", "FLOW", "CATALOG", "MPM", "PHONE_NUMBER", "VOICE_CALL")]),
 )
 
 
