@@ -2,6 +2,18 @@
 -- current state and the time of each state), message_events (append-only, everything that happened to a message),
 -- webhook_events (every event once). What still has to be sent: queue, lanes, leases, throttles.
 --
+-- One lock order holds for everything that changes a row:
+--
+--   webhook_events, messages, queue, contacts, conversations, idempotency_keys, templates, accounts, campaigns, lanes, throttles
+--
+-- each table's rows in the order of their keys. What people wait for (enqueue, settle, ingest, record_consents, enqueue_campaign, control_…)
+-- takes its rows in this order and waits where another is first. What comes again anyway (claim, sweep) never waits for a row: it takes all but
+-- its first by `skip locked`, before it changes them, and so may begin anywhere: claim with the throttle row that makes it the only one.
+--   * Of contacts the new ones are inserted first; then all of a batch that may change are locked once (hold_contacts); then come conversations.
+--   * Rows are locked by `select … from (keys in order) k cross join lateral (select … where key = k.key for no key update)`: the order is kept,
+--     and no plan is possible but a look into the key's index for each. `update … from` keeps neither.
+--   * A mutable column stands in no unique index but a partial one: changing it would be a change of key, for which every new reference waits.
+--
 -- Hot rows (messages, queue, conversations) keep free space in their pages and no mutable column in an index, so that
 -- an update stays on its page (HOT) and writes no index entry.
 
@@ -73,7 +85,7 @@ create table whatsapp.contacts (
   foreign key (country_id, merged_into) references whatsapp.contacts (country_id, contact_id),
   check (match_key is not null or bsuid is not null or merged_into is not null)
 ) with (fillfactor = 80);
-create unique index contacts_by_match_key on whatsapp.contacts (country_id, match_key);
+create unique index contacts_by_match_key on whatsapp.contacts (country_id, match_key) where match_key is not null;
 create unique index contacts_by_bsuid on whatsapp.contacts (country_id, bsuid) where bsuid is not null;
 create index contacts_merged on whatsapp.contacts (country_id, merged_into) where merged_into is not null;
 comment on table whatsapp.contacts is 'A person in a country, known by phone, WhatsApp id or business-scoped user id (BSUID), each of which may be missing.';
@@ -279,12 +291,17 @@ create table whatsapp.webhook_events (
   event jsonb,
   payload jsonb not null,
   received_at timestamptz not null default now(),
+  look_again_at timestamptz,
   primary key (country_id, event_key)
 );
 create index webhook_events_parked on whatsapp.webhook_events (country_id, account_id, wamid) where outcome = 'parked';
-create index webhook_events_age on whatsapp.webhook_events using brin (received_at);
+create index webhook_events_look_again on whatsapp.webhook_events (look_again_at) where look_again_at is not null;
+-- Not BRIN: freed pages are filled again, so that soon every block range holds something new and seems to hold something old.
+create index webhook_events_age on whatsapp.webhook_events (received_at);
 comment on table whatsapp.webhook_events is 'Every webhook event once: the idempotency store of ingest, with the raw payload (Meta ids removed). Country ZZ holds what nobody could be found for.';
 comment on column whatsapp.webhook_events.event is 'The parsed event of a parked status, kept until the message it speaks of is known.';
+comment on column whatsapp.webhook_events.look_again_at is
+  'When sweep looks once more whether the message of a parked status is known: settle, running at the same moment, may not have seen the status.';
 
 create table whatsapp.idempotency_keys (
   country_id text not null,
@@ -294,5 +311,20 @@ create table whatsapp.idempotency_keys (
   created_at timestamptz not null default now(),
   primary key (country_id, key)
 );
-create index idempotency_keys_age on whatsapp.idempotency_keys using brin (created_at);
+create index idempotency_keys_age on whatsapp.idempotency_keys (created_at);
 comment on table whatsapp.idempotency_keys is 'A caller''s Idempotency-Key and the message it made. The same key with another body is refused.';
+
+-- The contacts of a batch, in the order of their keys, before anything of theirs is changed.
+create function whatsapp_internal.hold_contacts(p_countries text[], p_ids uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform from (
+    select distinct u.country_id, u.contact_id from unnest(p_countries, p_ids) as u (country_id, contact_id) order by 1, 2
+  ) k
+  cross join lateral (
+    select from whatsapp.contacts c where c.country_id = k.country_id and c.contact_id = k.contact_id for no key update
+  ) c;
+end
+$$;
+revoke all on function whatsapp_internal.hold_contacts(text[], uuid[]) from public, anon, authenticated, service_role;

@@ -97,9 +97,9 @@ begin
       then whatsapp_internal.person_of(c.match_key, c.bsuid) end as person
   ) counted
   order by h.due_at, h.message_id
-  -- Whose conversation is being written to just now, as by a webhook, is left for the next claim: ingest goes from there to the throttle row that
-  -- the caller holds.
-  for no key update of v skip locked;
+  -- A message or conversation that somebody changes just now, as a webhook does, is left for the next claim: whoever holds the throttle row waits
+  -- for no other (lock order: …_tables.sql).
+  for no key update of m, v skip locked;
 end
 $$;
 
@@ -225,9 +225,13 @@ begin
   for v_lane in
     select lane, priority, lane like 'campaign:%' as campaign, count(*) over (partition by priority) as peers,
       row_number() over (partition by priority order by served_at) as turn
-    from whatsapp.lanes
-    where country_id = p_country and account_id = p_account and not paused and coalesce(held_until <= p_at, true)
-      and (priority = 0 or not p_replies)
+    from (
+      select l.lane, l.priority, l.served_at
+      from whatsapp.lanes l
+      where l.country_id = p_country and l.account_id = p_account and not l.paused and coalesce(l.held_until <= p_at, true)
+        and (l.priority = 0 or not p_replies)
+      for no key update skip locked
+    ) open
     order by priority, served_at
   loop
     exit when cardinality(v_ids) >= p_limit;

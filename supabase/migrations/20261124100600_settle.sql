@@ -15,7 +15,7 @@
 -- An acceptance always counts, however late. A `released` takes back even a message that has become unknown under the same lease:
 -- the drainer that held it knows it was not sent.
 --
--- Locks: messages in order, then queue, then conversations; ingest takes them in the same order.
+-- Locks: messages, queue, contacts, conversations and so on, in the one order of …_tables.sql.
 
 create type whatsapp_internal.result as (
   country_id text,
@@ -121,34 +121,32 @@ begin
 end
 $$;
 
--- Statuses that came for a wamid before anybody knew whose it was: handed to ingest's own function once it is known.
-create function whatsapp_internal.replay_parked(p_country text, p_limit integer) returns integer
+-- Takes the statuses that were parked under those of these wamids that are known now: they are for apply_statuses. Each wamid is looked up by itself,
+-- so what waits for messages of another system on the number costs nothing.
+create function whatsapp_internal.take_parked(p_countries text[], p_accounts text[], p_wamids text[]) returns jsonb[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_events jsonb[];
+  v_countries text[];
+  v_keys uuid[];
 begin
-  with known as (
-    select w.event_key
-    from whatsapp.webhook_events w
-    join whatsapp.messages m on m.country_id = w.country_id and m.account_id = w.account_id and m.wamid = w.wamid
-    where w.country_id = p_country and w.outcome = 'parked'
-    limit p_limit
-    for update of w skip locked
-  ),
-  freed as (
-    update whatsapp.webhook_events w set outcome = 'applied'
-    from known k where w.country_id = p_country and w.event_key = k.event_key
-    returning w.event
-  )
-  select array_agg(event) into v_events from freed;
-  if v_events is null then
-    return 0;
+  select array_agg(w.event), array_agg(k.country_id), array_agg(w.event_key) into v_events, v_countries, v_keys
+  from (select distinct * from unnest(p_countries, p_accounts, p_wamids) as u (country_id, account_id, wamid) where u.wamid is not null) k
+  cross join lateral (
+    select w.event_key, w.event from whatsapp.webhook_events w
+    where w.country_id = k.country_id and w.account_id = k.account_id and w.wamid = k.wamid and w.outcome = 'parked'
+    for no key update skip locked
+  ) w
+  cross join lateral (
+    select from whatsapp.messages m where m.country_id = k.country_id and m.account_id = k.account_id and m.wamid = k.wamid limit 1
+  ) known;
+  if v_events is not null then
+    update whatsapp.webhook_events w set outcome = 'applied', event = null, look_again_at = null
+    from unnest(v_countries, v_keys) as t (country_id, event_key)
+    where w.country_id = t.country_id and w.event_key = t.event_key;
   end if;
-  perform whatsapp_internal.apply_statuses(v_events);
-  update whatsapp.webhook_events set event = null
-  where country_id = p_country and outcome = 'applied' and event_key in (select (e ->> 'key')::uuid from unnest(v_events) e);
-  return cardinality(v_events);
+  return v_events;
 end
 $$;
 
@@ -159,7 +157,7 @@ set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_results whatsapp_internal.result[];
-  v_country text;
+  v_effects whatsapp_internal.result[];
 begin
   -- Messages are locked here, in order. A result counts if its lease still holds the row, or proves what happened to it.
   select array_agg(row(
@@ -247,55 +245,64 @@ begin
   where q.country_id = r.country_id and q.message_id = r.message_id and q.lease_id = r.lease_id
     and r.outcome in ('retry', 'held', 'released', 'unknown');
 
-  perform whatsapp_internal.free_conversations(v_results);
+  perform whatsapp_internal.wake_next(v_results);
+  v_effects := v_results || whatsapp_internal.apply_statuses(whatsapp_internal.take_parked(
+    array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results))));
+  perform whatsapp_internal.hold_contacts(array_agg(r.country_id), array_agg(r.contact_id))
+  from unnest(v_effects) r
+  where r.wa_id is not null or r.user_id is not null or r.effect <> 'none';
   perform whatsapp_internal.learn_ids(v_results);
-  perform whatsapp_internal.apply_effects(v_results);
-
-  for v_country in select distinct country_id from unnest(v_results) where wamid is not null order by 1 loop
-    if exists (select from whatsapp.webhook_events where country_id = v_country and outcome = 'parked') then
-      perform whatsapp_internal.replay_parked(v_country, 1000);
-    end if;
-  end loop;
+  perform whatsapp_internal.free_conversations(v_results);
+  perform whatsapp_internal.apply_effects(v_effects);
 
   return jsonb_build_object('settled', cardinality(v_results), 'stale', cardinality(p_results) - cardinality(v_results));
 end
 $$;
 comment on function whatsapp.settle is 'Verb 3 of 5. Records what Meta answered: accepted, rejected, retry, held, released or unknown. Safe to repeat.';
 
--- The people of settled messages may get their next one; the first that had stepped aside for it is due at once.
-create function whatsapp_internal.free_conversations(p_results whatsapp_internal.result[]) returns void
+-- The first message that had stepped aside for one that is settled now is due at once: the most urgent lane's, as claim does; what stands in a
+-- paused or held lane is not what can go. One row of each kind of lane by its index, however many wait.
+create function whatsapp_internal.wake_next(p_results whatsapp_internal.result[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
+  update whatsapp.queue q
+  set run_at = now(), blocked = false
+  from (
+    select r.country_id, next.message_id
+    from (select distinct country_id, account_id, contact_id from unnest(p_results)) r
+    cross join lateral (
+      select head.message_id, head.blocked
+      from (values (1, 'reply', 'reply'), (2, 'utility', 'utility'), (3, 'marketing', 'marketing'), (4, 'campaign:', 'campaign:g'))
+        as kinds (n, first, last)
+      cross join lateral (
+        select n.message_id, n.blocked
+        from whatsapp.queue n
+        join whatsapp.lanes l on l.country_id = n.country_id and l.account_id = n.account_id and l.lane = n.lane
+        where n.country_id = r.country_id and n.account_id = r.account_id and n.contact_id = r.contact_id
+          and n.lane between kinds.first and kinds.last and n.lease_id is null and n.due_at <= now()
+          and not l.paused and coalesce(l.held_until <= now(), true)
+        order by n.lane, n.due_at, n.message_id
+        limit 1
+      ) head
+      order by kinds.n
+      limit 1
+    ) next
+    where next.blocked
+    order by 1, 2
+  ) next
+  where q.country_id = next.country_id and q.message_id = next.message_id and q.blocked;
+end
+$$;
+
+-- The people of settled messages may get their next one.
+create function whatsapp_internal.free_conversations(p_results whatsapp_internal.result[]) returns void
+language sql volatile set search_path = ''
+as $$
   update whatsapp.conversations v
   set sending_until = null, last_message_at = now()
   from (select distinct country_id, account_id, contact_id from unnest(p_results) order by 1, 2, 3) r
-  where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id;
-
-  -- The most urgent lane first, as claim does; what stands in a paused or held lane is not what can go. One row of each kind of lane by its
-  -- index, however many wait.
-  update whatsapp.queue q
-  set run_at = now(), blocked = false
-  from (select distinct country_id, account_id, contact_id from unnest(p_results)) r
-  cross join lateral (
-    select head.message_id
-    from (values (1, 'reply', 'reply'), (2, 'utility', 'utility'), (3, 'marketing', 'marketing'), (4, 'campaign:', 'campaign:g'))
-      as kinds (n, first, last)
-    cross join lateral (
-      select n.message_id
-      from whatsapp.queue n
-      join whatsapp.lanes l on l.country_id = n.country_id and l.account_id = n.account_id and l.lane = n.lane
-      where n.country_id = r.country_id and n.account_id = r.account_id and n.contact_id = r.contact_id
-        and n.lane between kinds.first and kinds.last and n.lease_id is null and n.due_at <= now()
-        and not l.paused and coalesce(l.held_until <= now(), true)
-      order by n.lane, n.due_at, n.message_id
-      limit 1
-    ) head
-    order by kinds.n
-    limit 1
-  ) next
-  where q.country_id = r.country_id and q.message_id = next.message_id and q.blocked;
-end
+  where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id
 $$;
 
 -- Meta's answer may tell the WhatsApp id or BSUID of a person known only by phone.

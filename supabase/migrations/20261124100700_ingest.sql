@@ -15,15 +15,19 @@
 -- Safe to repeat: the insert into webhook_events decides what is new, and only that is applied, in the same transaction. The order of
 -- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of).
 --
--- Locks: events by key, messages by id, queue, contacts by key, conversations, and the throttle row last and shortest.
+-- Locks: events, messages, queue, contacts and so on, in the one order of …_tables.sql; the throttle row last and shortest.
 
--- Moves messages by statuses. Each event must be new. Statuses of one message are folded into one update of it.
-create function whatsapp_internal.apply_statuses(p_events jsonb[]) returns void
+-- Moves messages by statuses. Each event must be new. Statuses of one message are folded into one update of it. Answers what Meta's errors among
+-- them mean beyond their messages, for apply_effects: its rows come later in the lock order.
+create function whatsapp_internal.apply_statuses(p_events jsonb[]) returns whatsapp_internal.result[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_results whatsapp_internal.result[];
 begin
+  if p_events is null then
+    return null;
+  end if;
   with facts as materialized (
     select e.country_id, coalesce(by_id.message_id, by_wamid.message_id) as message_id, e.account_id, e.wamid, e.state,
       whatsapp_internal.event_time(e.at) as at, e.error, e.price, e.window_until
@@ -108,10 +112,7 @@ begin
       m.template_language)::whatsapp_internal.result)
   into v_results
   from moved m where m.error is not null;
-
-  if v_results is not null then
-    perform whatsapp_internal.apply_effects(v_results);
-  end if;
+  return v_results;
 end
 $$;
 
@@ -381,6 +382,8 @@ as $$
 declare
   v_keys uuid[];
   v_new jsonb[];
+  v_statuses jsonb[];
+  v_effects whatsapp_internal.result[];
   v_parked integer;
 begin
   with arrived as materialized (
@@ -404,8 +407,9 @@ begin
     order by country_id, event_key
   ),
   stored as (
-    insert into whatsapp.webhook_events (country_id, event_key, account_id, field, kind, outcome, wamid, event, payload)
-    select country_id, event_key, account_id, field, kind, outcome, wamid, case when outcome = 'parked' then event end, event -> 'payload'
+    insert into whatsapp.webhook_events (country_id, event_key, account_id, field, kind, outcome, wamid, event, payload, look_again_at)
+    select country_id, event_key, account_id, field, kind, outcome, wamid, case when outcome = 'parked' then event end, event -> 'payload',
+      case when outcome = 'parked' then now() + interval '1 minute' end
     from arrived
     on conflict do nothing
     returning event_key, outcome
@@ -416,9 +420,16 @@ begin
   v_new := array(
     select distinct on (key) i from unnest(p_events) i, lateral (select (i ->> 'key')::uuid as key) k where key = any (v_keys) order by key);
 
-  if exists (select from unnest(v_new) i where i ->> 'kind' = 'status') then
-    perform whatsapp_internal.apply_statuses(array(select i from unnest(v_new) i where i ->> 'kind' = 'status'));
+  v_statuses := array(select i from unnest(v_new) i where i ->> 'kind' = 'status');
+  if cardinality(v_statuses) > 0 then
+    v_effects := whatsapp_internal.apply_statuses(v_statuses);
+    -- A status that names our id may be the first to tell the wamid, under which others wait.
+    v_effects := v_effects || whatsapp_internal.apply_statuses(whatsapp_internal.take_parked(
+      array(select i ->> 'country_id' from unnest(v_statuses) i where i ->> 'message_id' is not null),
+      array(select i ->> 'account_id' from unnest(v_statuses) i where i ->> 'message_id' is not null),
+      array(select i ->> 'wamid' from unnest(v_statuses) i where i ->> 'message_id' is not null)));
   end if;
+  perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
   if exists (select from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'system', 'preference')) then
     perform whatsapp_internal.apply_inbound(
       array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'system', 'preference')));
@@ -428,6 +439,9 @@ begin
   end if;
   if exists (select from unnest(v_new) i where i ->> 'kind' = 'account') then
     perform whatsapp_internal.apply_accounts(v_new);
+  end if;
+  if v_effects is not null then
+    perform whatsapp_internal.apply_effects(v_effects);
   end if;
   perform whatsapp_internal.see_webhooks(p_events, v_new);
 

@@ -7,7 +7,7 @@
 --                                the most
 --   3. scheduled, now due        shown as queued
 --   4. expired                   out of the queue, however long its lane is paused
---   5. parked statuses           whose message has become known since
+--   5. parked statuses           whose message became known at the same moment
 --   6. accounts                  paused until a time that has come are active again; throttled numbers regain their rate
 --   7. campaigns                 started, completed, paused for their failures; the cancelled ones' messages ended (…_campaigns.sql)
 --   8. retention                 webhook events and idempotency keys too old to matter; people a portfolio no longer counts
@@ -124,10 +124,19 @@ as $$
 declare
   v_due integer;
 begin
-  with due as (
+  with held as materialized (
+    select q.country_id, q.message_id
+    from whatsapp.queue q
+    cross join lateral (
+      select from whatsapp.messages m where m.country_id = q.country_id and m.message_id = q.message_id for no key update skip locked
+    ) m
+    where q.scheduled and q.run_at <= now()
+    limit p_limit
+    for update of q skip locked
+  ),
+  due as (
     update whatsapp.queue q set scheduled = false
-    where (q.country_id, q.message_id) in (
-      select country_id, message_id from whatsapp.queue where scheduled and run_at <= now() limit p_limit for update skip locked)
+    from held h where q.country_id = h.country_id and q.message_id = h.message_id
     returning q.country_id, q.message_id
   ),
   moved as (
@@ -149,11 +158,19 @@ as $$
 declare
   v_expired integer;
 begin
-  with late as (
-    delete from whatsapp.queue q
-    where (q.country_id, q.message_id) in (
-      select country_id, message_id from whatsapp.queue
-      where expires_at <= now() and lease_id is null limit p_limit for update skip locked)
+  with held as materialized (
+    select q.country_id, q.message_id
+    from whatsapp.queue q
+    cross join lateral (
+      select from whatsapp.messages m where m.country_id = q.country_id and m.message_id = q.message_id for no key update skip locked
+    ) m
+    where q.expires_at <= now() and q.lease_id is null
+    limit p_limit
+    for update of q skip locked
+  ),
+  late as (
+    delete from whatsapp.queue q using held h
+    where q.country_id = h.country_id and q.message_id = h.message_id
     returning q.country_id, q.message_id
   ),
   moved as (
@@ -170,32 +187,60 @@ begin
 end
 $$;
 
+-- Parked statuses are taken by settle, or by a status that names our id too, as soon as their wamid is known. What is left for a sweep is what a
+-- settle of the same moment could not see: each is looked at once, a minute later, and then left to wait at no cost.
+create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text);
+
 create function whatsapp_internal.sweep_parked(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 as $$
 declare
-  v_country text;
-  v_replayed integer := 0;
+  v_due whatsapp_internal.parked[];
+  v_events jsonb[];
+  v_effects whatsapp_internal.result[];
 begin
-  for v_country in select distinct country_id from whatsapp.webhook_events where outcome = 'parked' order by 1 loop
-    v_replayed := v_replayed + whatsapp_internal.replay_parked(v_country, p_limit);
-  end loop;
-  return v_replayed;
+  select array_agg(row(w.country_id, w.account_id, w.event_key, w.wamid)::whatsapp_internal.parked) into v_due
+  from (
+    select w.country_id, w.account_id, w.event_key, w.wamid from whatsapp.webhook_events w
+    where w.look_again_at <= now()
+    order by w.look_again_at limit p_limit for no key update skip locked
+  ) w;
+  if v_due is null then
+    return 0;
+  end if;
+
+  update whatsapp.webhook_events w set look_again_at = null
+  from unnest(v_due) d
+  where w.country_id = d.country_id and w.event_key = d.event_key;
+
+  select whatsapp_internal.take_parked(array_agg(d.country_id), array_agg(d.account_id), array_agg(d.wamid)) into v_events
+  from unnest(v_due) d;
+  v_effects := whatsapp_internal.apply_statuses(v_events);
+  if v_effects is not null then
+    perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
+    perform whatsapp_internal.apply_effects(v_effects);
+  end if;
+  return coalesce(cardinality(v_events), 0);
 end
 $$;
 
 create function whatsapp_internal.sweep_accounts() returns void
 language sql volatile set search_path = ''
 as $$
-  update whatsapp.accounts set state = 'active', state_reason = null, state_code = null, paused_until = null, state_since = now()
-  where state = 'paused' and paused_until <= now();
+  update whatsapp.accounts a set state = 'active', state_reason = null, state_code = null, paused_until = null, state_since = now()
+  where (a.country_id, a.account_id) in (
+    select country_id, account_id from whatsapp.accounts where state = 'paused' and paused_until <= now() for no key update skip locked);
   -- Additive increase: a tenth of the full rate for each sweep that finds the number at rest from Meta's complaints.
-  update whatsapp.throttles set rate_factor = least(1, rate_factor + 0.1)
-  where rate_factor < 1 and coalesce(held_until < now() - interval '10 seconds', true);
+  update whatsapp.throttles t set rate_factor = least(1, t.rate_factor + 0.1)
+  where (t.country_id, t.account_id) in (
+    select country_id, account_id from whatsapp.throttles
+    where rate_factor < 1 and coalesce(held_until < now() - interval '10 seconds', true) for no key update skip locked);
 $$;
 
 create function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
 language plpgsql volatile set search_path = ''
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_removed integer;
@@ -203,13 +248,15 @@ begin
   with events as (
     delete from whatsapp.webhook_events w
     where (w.country_id, w.event_key) in (
-      select country_id, event_key from whatsapp.webhook_events where received_at < now() - p_keep limit p_limit for update skip locked)
+      select country_id, event_key from whatsapp.webhook_events where received_at < now() - p_keep
+      order by received_at limit p_limit for update skip locked)
     returning 1
   ),
   keys as (
     delete from whatsapp.idempotency_keys k
     where (k.country_id, k.key) in (
-      select country_id, key from whatsapp.idempotency_keys where created_at < now() - interval '7 days' limit p_limit for update skip locked)
+      select country_id, key from whatsapp.idempotency_keys where created_at < now() - interval '7 days'
+      order by created_at limit p_limit for update skip locked)
     returning 1
   )
   select (select count(*) from events) + (select count(*) from keys) into v_removed;

@@ -287,8 +287,7 @@ declare
   v_refused jsonb;
   v_answer jsonb;
 begin
-  -- Chunks of one campaign are written side by side; nobody pauses, cancels or completes it meanwhile.
-  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for share;
+  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign;
   if not found then
     return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
   end if;
@@ -399,11 +398,20 @@ begin
   select p_country, g.message_id, v_campaign.account_id, g.person, v_lane, v_start, v_start, v_campaign.valid_until, v_start > now()
   from unnest(v_ids, v_people) as g (message_id, person);
 
+  -- Chunks of one campaign are written side by side, and nobody completes it from here to the commit without seeing them.
   if v_accepted > 0 and v_campaign.state = 'completed' then
+    perform from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for no key update;
     update whatsapp.campaigns c set state = 'running', state_reason = null, state_since = now()
-    where c.country_id = p_country and c.campaign_id = p_campaign;
-    update whatsapp.lanes l set paused = false
-    where l.country_id = p_country and l.account_id = v_campaign.account_id and l.lane = v_lane;
+    where c.country_id = p_country and c.campaign_id = p_campaign and c.state = 'completed';
+    if found then
+      update whatsapp.lanes l set paused = false
+      where l.country_id = p_country and l.account_id = v_campaign.account_id and l.lane = v_lane;
+    end if;
+  elsif v_accepted > 0 then
+    perform from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign and c.state <> 'completed' for share;
+    if not found then
+      raise exception 'the campaign was completed meanwhile' using errcode = 'serialization_failure';
+    end if;
   end if;
 
   v_answer := jsonb_build_object('accepted', v_accepted, 'refused', v_refused);
@@ -565,11 +573,14 @@ begin
       -- The order makes it the lane's index: joined freely, Postgres may read the whole queue to find nothing cancelled.
       cross join lateral (
         select q.country_id, q.message_id from whatsapp.queue q
+        cross join lateral (
+          select from whatsapp.messages m where m.country_id = q.country_id and m.message_id = q.message_id for no key update skip locked
+        ) m
         where q.country_id = c.country_id and q.account_id = c.account_id and q.lane = whatsapp_internal.lane_of_campaign(c.campaign_id)
           and q.lease_id is null and q.unknown_until is null
         order by q.run_at
         limit p_limit
-        for update skip locked
+        for update of q skip locked
       ) head
       where c.state = 'cancelled'
       limit p_limit)
