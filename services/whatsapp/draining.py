@@ -4,8 +4,11 @@ Promises kept here:
   * No POST starts that could outlive its lease: a message whose turn comes too late is released unsent.
   * A POST is never repeated. Only an answer of Meta's, or a connection that was never made, gives a message back to
     the queue.
-  * What Meta answered is kept until the database has taken it, however long that takes within this process. If the
-    process dies, the lease runs out and the message becomes unknown (supabase/migrations/…_sweep.sql).
+  * What Meta answered is kept until the database has taken it, however long that takes within this process
+    (settling.py). If the process dies, the lease runs out and the message becomes unknown (…_sweep.sql).
+  * A claim is asked for under one id until it is answered: what may have been leased to us is never left lying about.
+  * Sweeping comes after claiming and beside it: however much there is to sweep, and whatever fails in it, messages
+    leave.
   * When told to stop, it claims nothing more, finishes what is in flight, settles, and releases the rest.
 
 Overlapping drainers are safe, in one process or in many: the database hands each row to one of them.
@@ -14,11 +17,10 @@ Overlapping drainers are safe, in one process or in many: the database hands eac
 import asyncio
 import contextlib
 import random
-import signal
-from collections.abc import Iterator
+import time
 from dataclasses import asdict, dataclass
-from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 from services.whatsapp import graph, log, store
 from services.whatsapp.directory import Account
@@ -26,22 +28,48 @@ from services.whatsapp.envelope import graph_body
 from services.whatsapp.graph import POST_TIMEOUT, Answer, Graph
 from services.whatsapp.meta_errors import Disposition, Effect
 from services.whatsapp.pacing import Spacing, pair_delay, retry_delay
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
-from services.whatsapp.store import Store
+from services.whatsapp.settling import Settling
+from services.whatsapp.sigterm import stop_on_sigterm
+from services.whatsapp.store import Store, Unavailable
 
 LEASE = 60.0
 """Seconds a claimed batch is ours. Room for the longest POST, its slot, and settling."""
 HORIZON = 0.5
 """Seconds ahead that slots are claimed: enough to keep busy, few enough to lose little in a crash."""
 _MARGIN = POST_TIMEOUT + 5
-_FLUSH_EVERY = 0.05
-_FLUSH_AT = 250
 _CLAIM_MOST = 500
+_CLAIM_AGAIN, _CLAIM_AGAIN_CAP = 0.5, 5.0
+_SETTLE_LAST = LEASE
+"""Seconds after a run in which its last answers may reach the database."""
+SWEEPS = (
+    "leases",
+    "unknowns",
+    "accounts",
+    "campaigns",
+    "due",
+    "expired",
+    "cancelled",
+    "held",
+    "parked",
+    "retention",
+    "portfolios",
+    "statistics",
+)
+"""The jobs of whatsapp.sweep, those that keep a message from leaving first."""
 _SWEEP_EVERY = 10.0
-_SWEEP_AGAIN_AT = 500
+_SWEEP_LONGEST = 5.0
+"""Seconds after which a job's piece is not waited for any longer."""
+_SWEEP_FULL = 500
+"""Rows after which a job has more to do. The same as in …_sweep.sql."""
+_SWEEP_SHARE = 4
+"""While messages leave, sweeping rests this many times as long as it took."""
 _KICK_BUDGET = 20.0
 _UNSENT_BASE, _UNSENT_CAP = 1.0, 30.0
+_BROKEN_WAIT = 60.0
+"""Seconds a message waits whose POST we could not even begin, for a reason nobody foresaw."""
 _RETRY_BASE, _RETRY_CAP = 2.0, 300.0
 
 _log = log.get("drain")
@@ -65,7 +93,8 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A leased message, its account, the loop time after which its POST may not start, and how far slots lie apart."""
+    """A leased message, its account, the time (of the monotonic clock) after which its POST may not start, and how far
+    slots lie apart."""
 
     account: Account
     lease_id: str
@@ -90,9 +119,16 @@ class Drainer:
         self._sleeping: dict[str, tuple[asyncio.TimerHandle, Job]] = {}
         self._spacings: dict[tuple[str, str], Spacing] = {each: Spacing() for each in self._accounts}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._results: list[dict[str, Any]] = []
-        self._settling = 0
         self._changed = asyncio.Event()
+        self._settling = Settling(store.settle, self._changed)
+        self._claim_id: str | None = None
+        """The claim that is not answered yet."""
+        self._perhaps_leased = False
+        """Its answer was lost, and there may be leases that we do not know of."""
+        self._unclaimed: Unavailable | None = None
+        """Why it is not answered."""
+        self._claim_failures = 0
+        self._swept = asyncio.Event()
         self._stopping = False
         self._closing = False
         self.woken = False
@@ -100,29 +136,39 @@ class Drainer:
         self.report = Report()
 
     async def run(self, budget: float, *, sweep: bool = True) -> Report:
-        """Drain for at most `budget` seconds, or until nothing is left that falls due in that time."""
+        """Drain for at most `budget` seconds, or until nothing is left that falls due in that time.
+
+        Refuses `database_unavailable` or `database_timeout` if the last claim got no answer.
+        """
         loop = asyncio.get_running_loop()
-        ends = loop.time() + budget
-        flusher = loop.create_task(self._flush_regularly())
+        ends = time.monotonic() + budget
+        flusher = loop.create_task(self._settling.run())
+        sweeper: asyncio.Task[None] | None = None
         try:
-            if sweep:
-                await self._sweep()
-            swept = loop.time()
-            while not self._stopping and loop.time() < ends:
-                if sweep and loop.time() - swept > _SWEEP_EVERY:
-                    await self._sweep()
-                    swept = loop.time()
+            while not self._stopping and time.monotonic() < ends:
                 self._changed.clear()
                 self.woken = False
-                wait = await self._claim_once(loop)
-                if wait is None or (loop.time() + wait > ends and not self._busy()):
-                    break
+                swept = not sweep or self._swept.is_set()
+                wait = await self._claim_once()
+                if sweep and sweeper is None:
+                    sweeper = loop.create_task(self._sweep_regularly(ends))
+                if wait is None or (time.monotonic() + wait > ends and not self._busy()):
+                    if swept:
+                        break
+                    # Nothing to send; what is swept home may change that.
+                    wait = ends - time.monotonic()
                 if wait > 0:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._changed.wait(), wait)
         finally:
-            await self._finish()
-            flusher.cancel()
+            try:
+                await _end(sweeper)
+                await self._finish()
+            finally:
+                await _end(flusher)
+                self._settling.leave()
+        if self._unclaimed is not None:
+            raise self._unclaimed
         return self.report
 
     def wake(self) -> None:
@@ -135,21 +181,20 @@ class Drainer:
         self._stopping = True
         self._changed.set()
 
-    async def _claim_once(self, loop: asyncio.AbstractEventLoop) -> float | None:
+    async def _claim_once(self) -> float | None:
         """Claim if there is room. Returns how long to wait before the next claim at the most, or None when idle."""
         room = self._room()
         self._hungry = room < self._batch
-        if self._hungry:
+        # While the database takes no answers, more of them would only be more to lose.
+        if self._hungry or self._settling.is_held_up:
             return 0.2
-        asked = loop.time()
         limit = min(room, _CLAIM_MOST)
-        claim = await self._store.claim(self._accounts, limit=limit, lease=LEASE, horizon=HORIZON)
-        self.report.refused += claim["refused"]
-        claimed = 0
-        for lease in claim["leases"]:
-            # The lease may have been made at any time between our question and its answer: count from the question.
-            claimed += self._schedule(lease, asked + min(lease["seconds"], LEASE) - _MARGIN)
-        self.report.claimed += claimed
+        claim = await self._claim(limit)
+        if claim is None:
+            self._claim_failures += 1
+            return min(_CLAIM_AGAIN * self._claim_failures, _CLAIM_AGAIN_CAP)
+        self._claim_failures = 0
+        claimed = sum(len(lease["messages"]) for lease in claim["leases"])
         next_due: float | None = claim["next_ms"] / 1000 if claim["next_ms"] is not None else None
         self._hungry = claimed >= limit
         if self._hungry and self._room() >= self._batch:
@@ -164,11 +209,29 @@ class Drainer:
             return min(next_due, 0.5) if next_due is not None else 0.5
         return next_due
 
+    async def _claim(self, limit: int) -> dict[str, Any] | None:
+        """A batch, scheduled; or None without an answer. Then the next call asks for the same batch again."""
+        asked = time.monotonic()
+        self._claim_id = self._claim_id or str(uuid4())
+        try:
+            claim = await self._store.claim(self._claim_id, self._accounts, limit=limit, lease=LEASE, horizon=HORIZON)
+        except Unavailable as error:
+            self._unclaimed = error
+            self._perhaps_leased |= error.perhaps_done
+            _log.warning("claim_unanswered", code=error.cause)
+            return None
+        self._claim_id, self._unclaimed, self._perhaps_leased = None, None, False
+        self.report.refused += claim["refused"]
+        for lease in claim["leases"]:
+            # The lease may have been made at any time between our question and its answer: count from the question.
+            self.report.claimed += self._schedule(lease, asked + min(lease["seconds"], LEASE) - _MARGIN)
+        return claim
+
     def _room(self) -> int:
         return self._most - len(self._sleeping) - len(self._tasks)
 
     def _busy(self) -> bool:
-        return bool(self._sleeping or self._tasks or self._results or self._settling)
+        return bool(self._sleeping or self._tasks or len(self._settling))
 
     def _schedule(self, lease: dict[str, Any], last_start: float) -> int:
         account = self._settings.directory.account(lease["country_id"], lease["account_id"])
@@ -198,12 +261,30 @@ class Drainer:
         task.add_done_callback(self._tasks.discard)
 
     async def _deliver(self, job: Job) -> None:
-        async with self._posting:
-            if self._closing or asyncio.get_running_loop().time() > job.last_start:
-                self._record(job, {"outcome": "released"})
-                return
-            answer = await self._graph.send(job.account, _body(job.message))
-        self._record(job, result_of(answer, job.message["attempts"], random.random(), job.message["waits"]))  # noqa: S311 - jitter
+        """Post one message and record what became of it, whatever happens."""
+        posting = False
+        try:
+            async with self._posting:
+                # Not the loop's clock: it may stand still while the loop is busy, and the lease does not.
+                if self._closing or time.monotonic() > job.last_start:
+                    self._record(job, {"outcome": "released"})
+                    return
+                body = _body(job.message)
+                posting = True
+                answer = await self._graph.send(job.account, body)
+            jitter = random.random()  # noqa: S311 - not for secrets
+            result = result_of(answer, job.message["attempts"], jitter, job.message["waits"])
+        except BaseException as error:
+            note = {"note": type(error).__name__}
+            if posting:
+                self._record(job, {"outcome": "unknown", "detail": note})
+            else:
+                self._record(job, {"outcome": "released", "wait_seconds": _BROKEN_WAIT, "detail": note})
+            if not isinstance(error, Exception):
+                raise
+            _log.error("deliver_broke", message_id=job.message["message_id"], posting=posting, error=error)
+        else:
+            self._record(job, result)
 
     def _record(self, job: Job, result: dict[str, Any]) -> None:
         result |= {
@@ -211,7 +292,7 @@ class Drainer:
             "message_id": job.message["message_id"],
             "lease_id": job.lease_id,
         }
-        self._results.append(result)
+        self._settling.add(result)
         if self._hungry and self._room() >= self._batch:
             self._changed.set()
         self._count(result["outcome"])
@@ -232,60 +313,62 @@ class Drainer:
         name = names.get(outcome, outcome)
         setattr(self.report, name, getattr(self.report, name) + 1)
 
-    async def _flush_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(_FLUSH_EVERY)
-            while self._results:
-                await self._flush()
-                if len(self._results) < _FLUSH_AT:
-                    break
-
-    async def _flush(self) -> None:
-        """Settle what has been answered. What the database does not take now is kept for the next flush."""
-        batch, self._results = self._results[:_CLAIM_MOST], self._results[_CLAIM_MOST:]
-        self._settling += len(batch)
-        try:
-            await self._settle(batch)
-        finally:
-            self._settling -= len(batch)
-            self._changed.set()
-
-    async def _settle(self, batch: list[dict[str, Any]]) -> None:
-        """One result the database cannot take must not hold up the others; it becomes unknown when its lease ends."""
-        try:
-            await self._store.settle(batch)
-        except RefusalError as error:
-            self._results = batch + self._results
-            _log.error("settle_failed", code=error.code, waiting=len(self._results))
-            await asyncio.sleep(1)
-        except store.Rejected as error:
-            _log.error("settle_rejected", error=error, results=len(batch), message_id=batch[0]["message_id"])
-            if len(batch) > 1:
-                await self._settle(batch[: len(batch) // 2])
-                await self._settle(batch[len(batch) // 2 :])
-
     async def _finish(self) -> None:
+        """Release what has not begun, wait for what has, and for the database to have it all."""
         self._closing = True
+        self._release_sleeping()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        ends = time.monotonic() + _SETTLE_LAST
+        await self._find_leases(ends)
+        await self._settling.finish(ends - time.monotonic())
+
+    async def _find_leases(self, ends: float) -> None:
+        """Ask for the claim that was never answered until it is, and release what it leased."""
+        try:
+            while self._perhaps_leased and time.monotonic() < ends:
+                # One is asked for where the claim was never made; where it was, the whole batch comes.
+                if await self._claim(1) is None:
+                    await asyncio.sleep(_CLAIM_AGAIN)
+                self._release_sleeping()
+        except Exception as error:
+            _log.error("claim_broke", error=error)
+
+    def _release_sleeping(self) -> None:
         for timer, job in self._sleeping.values():
             timer.cancel()
             self._record(job, {"outcome": "released"})
         self._sleeping.clear()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        last = asyncio.get_running_loop().time() + LEASE
-        while (self._results or self._settling) and asyncio.get_running_loop().time() < last:
-            if self._results:
-                await self._flush()
-            else:
-                await asyncio.sleep(_FLUSH_EVERY)
 
-    async def _sweep(self) -> None:
-        while not self._stopping:
-            swept = await self._store.sweep()
-            if any(swept.values()):
-                _log.info("swept", **swept)
-            if max(swept.values()) < _SWEEP_AGAIN_AT:
-                return
+    async def _sweep_regularly(self, ends: float) -> None:
+        """Round after round, until cancelled. In a round each job has a turn; those that have more to do, another."""
+        while True:
+            jobs = list(SWEEPS)
+            self._swept.clear()
+            while jobs and not self._stopping and time.monotonic() < ends:
+                jobs = [job for job in jobs if await self._sweep(job)]
+            self._swept.set()
+            self._changed.set()
+            await asyncio.sleep(_SWEEP_EVERY)
+
+    async def _sweep(self, job: str) -> bool:
+        """A bounded piece of a job. Whether it has more to do; if it fails, its next turn is in the next round."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(_SWEEP_LONGEST):
+                swept = await self._store.sweep(job)
+            rows = int(swept.get(job) or 0)
+            if swept["failed"]:
+                raise RuntimeError(f"the database could not do {job}: its log says why")
+        except Exception as error:
+            _log.error("sweep_failed", job=job, error=error)
+            rows = 0
+        if rows:
+            _log.info("swept", job=job, rows=rows)
+            self._changed.set()
+        if self._busy():
+            await asyncio.sleep(_SWEEP_SHARE * (time.monotonic() - began))
+        return rows >= _SWEEP_FULL
 
 
 def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> dict[str, Any]:
@@ -339,41 +422,20 @@ def _body(message: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-@contextlib.contextmanager
-def stop_on_sigterm(drainer: Drainer) -> Iterator[None]:
-    """Stop the drainer at SIGTERM, then let whoever handled the signal before have it too.
-
-    Servers wait for open requests before they tell the app to stop, so a drain would otherwise run to the end of its
-    budget.
-    """
-    loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGTERM)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(drainer.stop)
-        if callable(before):
-            before(number, frame)
-
-    try:
-        signal.signal(signal.SIGTERM, handle)
-    except ValueError:  # not the main thread: nothing to hook
-        yield
-        return
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is handle:
-            signal.signal(signal.SIGTERM, before)
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def drain(settings: Settings, budget: float) -> Report:
     """One run as cron asks for it."""
     drainer = Drainer(store.shared(settings), graph.shared(settings), settings)
-    with stop_on_sigterm(drainer):
+    with stop_on_sigterm(drainer.stop):
         return await drainer.run(budget)
 
 
-_kicked: dict[asyncio.AbstractEventLoop, Drainer] = {}
+_kicked: PerLoop[Drainer] = PerLoop()
 
 
 async def kick(settings: Settings) -> None:
@@ -382,19 +444,19 @@ async def kick(settings: Settings) -> None:
     One kicked drainer a process; while it runs, further kicks only wake it. A failure here is no harm: cron finishes
     the job.
     """
-    loop = asyncio.get_running_loop()
-    running = _kicked.get(loop)
+    running = _kicked.find()
     if running is not None:
         running.wake()
         return
     try:
         woken = True
         while woken:
-            drainer = _kicked[loop] = Drainer(store.shared(settings), graph.shared(settings), settings)
-            with stop_on_sigterm(drainer):
+            drainer = Drainer(store.shared(settings), graph.shared(settings), settings)
+            _kicked.put(drainer)
+            with stop_on_sigterm(drainer.stop):
                 await drainer.run(_KICK_BUDGET, sweep=False)
             woken = drainer.woken
     except RefusalError as error:
         _log.warning("kick_failed", code=error.code)
     finally:
-        del _kicked[loop]
+        _kicked.pop()

@@ -1,39 +1,54 @@
 """The window to Supabase: the only code that calls the verbs or reads a table.
 
-One client a process and event loop, on one shared HTTP client. Every verb is safe to repeat, so a failure that may pass
-(no connection, deadlock, timeout) is tried again here; what remains is refused as `database_unavailable` or
-`database_timeout`. Where the database refuses what it was given, `Rejected` says so: repeating would not help.
+One client a process and event loop, on one shared HTTP client. Between us and the tables stand a gateway, PostgREST and
+Postgres, and each of them fails in its own words. Only a short list of them says that a value can never be stored: that
+is `Rejected`. Everything else may pass: every verb is safe to repeat, so it is tried again here for a while, and what
+remains is refused as `database_unavailable` or `database_timeout` (`Unavailable`), with the true code in the log.
 
 PostgREST's client of the `supabase` package is used by itself: the package as a whole costs twice the start-up time.
 """
 
+import asyncio
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import orjson
 from postgrest import AsyncPostgrestClient
-from postgrest.exceptions import APIError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from services.whatsapp import log
 from services.whatsapp.per_loop import PerLoop
-from services.whatsapp.refusals import RefusalError, refuse
+from services.whatsapp.refusals import RefusalError, describe, refuse
 from services.whatsapp.settings import Settings
 
 Row = dict[str, Any]
 
 SCHEMA = "whatsapp"
-_TIMEOUT = httpx.Timeout(20, connect=3, pool=5)
+_TOTAL = 20.0
+"""Seconds a call may take in all, its repetitions included: well below a lease, and below what cron waits for."""
+_TIMEOUT = httpx.Timeout(10, connect=3, pool=5)
+"""Of one attempt. Supabase ends a statement after 8 seconds."""
 _LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=16)
 """httpx itself slows down beyond about 20 connections; batching keeps us far below."""
 _ATTEMPTS = 4
 _CONTRACT_SECONDS = 30.0
 _MOST_CONTRACTS = 1_000
-_PASSING_STATES = ("08", "53", "57P", "40001", "40P01", "55P03", "57014", "PGRST00")
-"""Beginnings of SQLSTATE and PostgREST codes of failures that may pass."""
-_GATEWAY_STATES = ("502", "503", "504", "520")
+
+_NEVER = re.compile(r"22[0-9A-Z]{3}|2350[23]|23514|54[0-9A-Z]{3}|PT4\d\d|PGRST10[02]|413")
+"""The codes that say: this can never be stored. Data exceptions, a column that must not be empty, a row
+that must be there, a check, a limit of Postgres; our own refusals; a request that cannot be read or is too large. A
+duplicate key (23505) is none of them: it is what two transactions that write the same row at once may meet."""
+_STATEMENT = re.compile(r"(?!08|25|28|42|53|57P|58|0[LP])[0-9A-Z]{5}|SUP")
+"""Codes of one statement that failed, such as a deadlock, a duplicate key or an internal error: less at a time may do.
+The others (no connection, no right, no function, a server that is starting) would meet every call. Supabase Lite says
+SUP of whatever it has no word for."""
+_NOT_BEGUN = re.compile(r"(25|28|42|53)[0-9A-Z]{3}|PGRST\d+|401|403|404|429")
+"""Codes of calls that were turned away before anything was written."""
+
+_log = log.get("store")
 
 MESSAGE_COLUMNS = (
     "country_id,message_id,account_id,contact_id,direction,kind,state,ref,refusal,error_code,error_title,error_details,price,"
@@ -50,23 +65,47 @@ class Rejected(Exception):
         self.reason = reason
 
 
+class Unavailable(RefusalError):
+    """The database did not do it in the time there was.
+
+    `cause` is the code it gave; `divisible` says that a single statement failed, so that part of what was asked may
+    succeed; `perhaps_done`, that it may have been done without our hearing of it.
+    """
+
+    def __init__(self, code: str, cause: str, *, divisible: bool, perhaps_done: bool) -> None:
+        refusal = describe(code)
+        assert refusal is not None  # noqa: S101 - a row of our own table
+        super().__init__(refusal, refusal.message, None, None)
+        self.cause = cause
+        self.divisible = divisible
+        self.perhaps_done = perhaps_done
+
+
 class Store:
     """The verbs, and reads as a member or as the server. Use `shared` to get one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._http = httpx.AsyncClient(http2=False, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
-        self._contracts: dict[tuple[str, str | None, str, str], tuple[float, Row | None]] = {}
+        self._http = httpx.AsyncClient(
+            http2=False, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False, event_hooks={"response": [_raise_failure]}
+        )
+        self._contracts: dict[_ContractKey, tuple[float, Row | None]] = {}
+        self._contract_reads: dict[_ContractKey, asyncio.Task[Row | None]] = {}
         self._server = self._client(settings.secret_key, settings.secret_key)
 
     async def enqueue(self, items: Sequence[Row]) -> list[Row]:
         """A verdict per item, in order. See supabase/migrations/…_enqueue.sql for the shapes of all verbs."""
         return list(await self._call("enqueue", {"p_items": items}))
 
-    async def claim(self, accounts: Iterable[tuple[str, str]], *, limit: int, lease: float, horizon: float) -> Row:
-        """A batch to post for `accounts`; `lease` and `horizon` in seconds. A lost answer is asked for again."""
+    async def claim(
+        self, claim_id: str, accounts: Iterable[tuple[str, str]], *, limit: int, lease: float, horizon: float
+    ) -> Row:
+        """A batch to post for `accounts`; `lease` and `horizon` in seconds.
+
+        Whoever did not hear the answer asks again with the same `claim_id`, and gets the same batch.
+        """
         arguments = {
-            "p_claim_id": str(uuid4()),
+            "p_claim_id": claim_id,
             "p_accounts": [f"{country}/{account}" for country, account in accounts],
             "p_limit": limit,
             "p_lease": f"{lease} seconds",
@@ -74,19 +113,21 @@ class Store:
         }
         return dict(await self._call("claim", arguments))
 
-    async def settle(self, results: Sequence[Row]) -> Row:
-        return dict(await self._call("settle", {"p_results": results}))
+    async def settle(self, results: Sequence[Row], attempts: int = _ATTEMPTS) -> Row:
+        return dict(await self._call("settle", {"p_results": results}, attempts))
 
-    async def ingest(self, events: Sequence[Row]) -> Row:
-        return dict(await self._call("ingest", {"p_events": events}))
+    async def ingest(self, events: Sequence[Row], attempts: int = _ATTEMPTS) -> Row:
+        return dict(await self._call("ingest", {"p_events": events}, attempts))
 
-    async def sweep(self) -> Row:
-        return dict(await self._call("sweep", {}))
+    async def sweep(self, job: str) -> Row:
+        """One bounded piece of one job: `{job: rows}`, and `failed` names the job if it could not be done."""
+        return dict(await self._call("sweep", {"p_jobs": [job]}, attempts=1))
 
     async def sync_templates(self, country_id: str, account_id: str, templates: Sequence[Row]) -> Row:
         arguments = {"p_country": country_id, "p_account": account_id, "p_templates": templates}
         synced = dict(await self._call("sync_templates", arguments))
-        self._contracts.clear()
+        # What is being read just now may be of before: it is kept where nobody looks any more.
+        self._contracts, self._contract_reads = {}, {}
         return synced
 
     async def sync_number(self, country_id: str, account_id: str, number: Row) -> Row:
@@ -94,18 +135,30 @@ class Store:
         return dict(await self._call("sync_number", arguments))
 
     async def template_contract(self, country_id: str, account_id: str | None, name: str, language: str) -> Row | None:
-        """What the template needs, or None where it is not known. Kept for half a minute: contracts change rarely."""
+        """What the template needs, or None where it is not known. Kept for half a minute: contracts change rarely.
+
+        Many who ask at once share one read.
+        """
         key = (country_id, account_id, name, language)
-        now = time.monotonic()
         kept = self._contracts.get(key)
-        if kept is not None and kept[0] > now:
+        if kept is not None and kept[0] > time.monotonic():
             return kept[1]
-        arguments = {"p_country": country_id, "p_account": account_id, "p_name": name, "p_language": language}
-        contract = await self._call("template_contract", arguments)
-        if len(self._contracts) >= _MOST_CONTRACTS:
-            self._contracts.clear()
-        self._contracts[key] = (now + _CONTRACT_SECONDS, contract or None)
-        return contract or None
+        read = self._contract_reads.get(key)
+        if read is None:
+            read = self._contract_reads[key] = asyncio.get_running_loop().create_task(self._read_contract(key))
+        return await asyncio.shield(read)
+
+    async def _read_contract(self, key: "_ContractKey") -> Row | None:
+        contracts, reads = self._contracts, self._contract_reads
+        arguments = dict(zip(("p_country", "p_account", "p_name", "p_language"), key, strict=True))
+        try:
+            contract = await self._call("template_contract", arguments) or None
+        finally:
+            del reads[key]
+        if len(contracts) >= _MOST_CONTRACTS:
+            contracts.clear()
+        contracts[key] = (time.monotonic() + _CONTRACT_SECONDS, contract)
+        return contract
 
     async def open_campaign(self, campaign: Row) -> Row:
         return dict(await self._call("open_campaign", {"p_campaign": [campaign]}))
@@ -139,7 +192,7 @@ class Store:
     async def campaign_progress(self, country_id: str, campaign_id: str, token: str | None) -> Row | None:
         """The campaign's counts, by RLS with a user's `token`; None where there is none to see."""
         query = self._reader(token).rpc("campaign_progress", {"p_country": country_id, "p_campaign": campaign_id})
-        return await _execute(query) or None
+        return await _execute(query, "campaign_progress", token) or None
 
     async def record_consents(
         self, country_id: str, actor: str | None, key: str, fingerprint: str, rows: Sequence[Row]
@@ -152,29 +205,29 @@ class Store:
         query = self._server.from_("accounts").select(
             "country_id,account_id,state,state_reason,state_code,paused_until,templates_paused_until,messaging_limit,quality"
         )
-        return await self._read(query)
+        return await self._read(query, "accounts")
 
     async def messages(self, message_ids: Sequence[str], token: str | None) -> list[Row]:
         """The messages with these ids that the caller may see: by RLS with a user's `token`, all without."""
         query = self._reader(token).from_("messages").select(MESSAGE_COLUMNS).in_("message_id", message_ids)
-        return await self._read(query)
+        return await self._read(query, "messages", token)
 
     async def messages_after(self, country_id: str, after: str | None, limit: int, token: str | None) -> list[Row]:
         """The country's messages after the message id `after`, oldest first."""
         query = self._reader(token).from_("messages").select(MESSAGE_COLUMNS).eq("country_id", country_id)
         if after is not None:
             query = query.gt("message_id", after)
-        return await self._read(query.order("message_id").limit(limit))
+        return await self._read(query.order("message_id").limit(limit), "messages", token)
 
     async def has_key(self, country_id: str, key: str) -> bool:
         """Whether this Idempotency-Key has been used."""
         query = self._server.from_("idempotency_keys").select("key").eq("country_id", country_id).eq("key", key)
-        return bool(await self._read(query))
+        return bool(await self._read(query, "idempotency_keys"))
 
     async def role_of(self, country_id: str, user_id: str) -> str | None:
         """The role of the user in the country, or None."""
         query = self._server.from_("members").select("role").eq("country_id", country_id).eq("user_id", user_id)
-        rows = await self._read(query)
+        rows = await self._read(query, "members")
         return str(rows[0]["role"]) if rows else None
 
     async def close(self) -> None:
@@ -190,48 +243,114 @@ class Store:
         url = f"{self._settings.supabase_url}/rest/v1"
         return AsyncPostgrestClient(url, schema=SCHEMA, headers=headers, http_client=self._http, retry_enabled=False)
 
-    async def _call(self, verb: str, arguments: Mapping[str, Any]) -> Any:
-        return await _execute(self._server.rpc(verb, dict(arguments)))
+    async def _call(self, verb: str, arguments: Mapping[str, Any], attempts: int = _ATTEMPTS) -> Any:
+        return await _execute(self._server.rpc(verb, dict(arguments)), verb, attempts=attempts)
 
-    async def _read(self, query: Any) -> list[Row]:
-        return list(await _execute(query))
+    async def _read(self, query: Any, table: str, token: str | None = None) -> list[Row]:
+        return list(await _execute(query, table, token))
 
 
-async def _execute(query: Any) -> Any:
-    """The data of a query, repeated while its failure may pass."""
+_ContractKey = tuple[str, str | None, str, str]
+
+
+class _Failed(Exception):
+    """Somebody on the way to the database answered, but not with what was asked for."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+    @property
+    def divisible(self) -> bool:
+        lost = self.code == "SUP" and "CONNECT" in self.reason.upper()
+        return _STATEMENT.fullmatch(self.code) is not None and not lost
+
+
+async def _raise_failure(response: httpx.Response) -> None:
+    """Raises _Failed unless the answer is JSON of a call that succeeded; a gateway's page is none, whatever its status.
+
+    PostgREST's code counts, else the HTTP status.
+    """
+    await response.aread()
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    if response.is_success and is_json and response.content:
+        return
     try:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_may_pass),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.1, max=1),
-            reraise=True,
-        ):
-            with attempt:
-                return (await query.execute()).data
-    except httpx.TimeoutException as error:
-        raise refuse("database_timeout") from error
-    except httpx.TransportError as error:
-        raise refuse("database_unavailable") from error
-    except APIError as error:
-        raise _as_ours(error) from error
+        body = orjson.loads(response.content) if is_json else None
+    except orjson.JSONDecodeError:
+        body = None
+    told = body if isinstance(body, dict) and not response.is_success else {}
+    raise _Failed(str(told.get("code") or response.status_code), str(told.get("message") or response.reason_phrase))
+
+
+async def _execute(query: Any, name: str, token: str | None = None, *, attempts: int = _ATTEMPTS) -> Any:
+    """The data of a query, repeated while its failure may pass. `name` is for the log, `token` a reader's own."""
+    failures: list[Exception] = []
+
+    def note(state: RetryCallState) -> None:
+        failures.append(_failure_of(state))
+        _log.warning("trying_again", call=name, code=_code_of(failures[-1]))
+
+    try:
+        async with asyncio.timeout(_TOTAL):
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(lambda error: _may_pass(error, token)),
+                stop=stop_after_attempt(attempts),
+                wait=wait_random_exponential(multiplier=0.1, max=1),
+                before_sleep=note,
+                reraise=True,
+            ):
+                with attempt:
+                    return (await query.execute()).data
+    except (_Failed, httpx.TransportError, TimeoutError) as error:
+        raise _as_ours([*failures, error], name, token) from error
     raise AssertionError("a retry either returns or raises")
 
 
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, APIError):
-        code = str(error.code or "")
-        return code.startswith(_PASSING_STATES) or code in _GATEWAY_STATES
+def _failure_of(state: RetryCallState) -> Exception:
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error if isinstance(error, Exception) else AssertionError("only a failure is repeated")
+
+
+def _may_pass(error: BaseException, token: str | None) -> bool:
+    if isinstance(error, _Failed):
+        return not _NEVER.fullmatch(error.code) and not (token is not None and _of_token(error))
     return isinstance(error, httpx.TransportError)
 
 
-def _as_ours(error: APIError) -> RefusalError | Rejected:
-    if error.code == "57014":
-        return refuse("database_timeout")
-    # Lite answers 500 with code "SUP" where its own connection to Postgres is gone; hosted answers 503 with 08* or
-    # PGRST00*.
-    if _may_pass(error) or (error.code == "SUP" and "CONNECT" in str(error.message).upper()):
-        return refuse("database_unavailable")
-    return Rejected(str(error.code), str(error.message))
+def _of_token(error: _Failed) -> bool:
+    """PostgREST does not believe the token of the caller, such as one that has expired while they waited."""
+    return error.code in ("PGRST301", "PGRST302", "PGRST303")
+
+
+def _as_ours(failures: Sequence[Exception], name: str, token: str | None) -> RefusalError | Rejected:
+    """What a call's failures, the last one last, come to."""
+    last = failures[-1]
+    if isinstance(last, _Failed) and token is not None and _of_token(last):
+        return refuse("token_expired" if "expired" in last.reason.lower() else "invalid_token")
+    if isinstance(last, _Failed) and _NEVER.fullmatch(last.code):
+        return Rejected(last.code, last.reason)
+    code = _code_of(last)
+    _log.error("database_failed", call=name, code=code, attempts=len(failures), error=last)
+    late = code == "57014" or isinstance(last, TimeoutError | httpx.TimeoutException)
+    return Unavailable(
+        "database_timeout" if late else "database_unavailable",
+        code,
+        divisible=isinstance(last, _Failed) and last.divisible,
+        perhaps_done=not all(_was_not_done(each) for each in failures),
+    )
+
+
+def _code_of(error: Exception) -> str:
+    return error.code if isinstance(error, _Failed) else type(error).__name__
+
+
+def _was_not_done(error: Exception) -> bool:
+    """Whether nothing of the call can have come to pass: it never got there, or was undone."""
+    if isinstance(error, _Failed):
+        return error.divisible or _NOT_BEGUN.fullmatch(error.code) is not None
+    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
 
 _stores: PerLoop[Store] = PerLoop()

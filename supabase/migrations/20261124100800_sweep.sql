@@ -1,21 +1,26 @@
--- sweep: bring home what was left lying about. Each part is bounded, so a call is short; callers repeat it while it has work.
+-- sweep: bring home what was left lying about. It is a list of jobs, each bounded, so that a call is short; callers repeat it while it has
+-- work. Each job stands by itself: one that fails is undone, named and told to Postgres' log, and stops no other. The drainer calls them one by
+-- one, beside its claims, so that not even a slow one keeps anything waiting.
 --
---   1. leases that ran out       what was posted nobody knows: unknown, unless a status webhook has already told
---   2. unknowns past deadline    no status came although the account's webhooks are alive since the attempt: proved unsent as well as it
---                                can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything
---                                else ends as failed: outcome_unknown, for a person to decide. If the feed is silent, it waits on, a day at
---                                the most
---   3. scheduled, now due        shown as queued
---   4. expired                   out of the queue, however long its lane is paused
---   5. parked statuses           whose message became known at the same moment
---   6. accounts                  paused until a time that has come are active again; throttled numbers regain their rate
---   7. campaigns                 started, completed, paused for their failures; the cancelled ones' messages ended (…_campaigns.sql)
---   8. retention                 webhook events and idempotency keys too old to matter; people a portfolio no longer counts
---   9. statistics                of tables that have grown tenfold since the planner last heard of them
+--   leases       that ran out: what was posted nobody knows. It is unknown, unless a status webhook has already told
+--   unknowns     past their deadline: no status came although the account's webhooks are alive since the attempt: proved unsent as well as it
+--                can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything else ends as
+--                failed: outcome_unknown, for a person to decide. If the feed is silent, it waits on, a day at the most
+--   accounts     paused until a time that has come are active again; throttled numbers regain their rate
+--   campaigns    started, completed, paused for their failures (…_campaigns.sql)
+--   due          scheduled messages whose time has come are shown as queued
+--   expired      out of the queue, however long their lane is paused
+--   cancelled    the messages of campaigns that are (…_campaigns.sql)
+--   held         messages that waited for Meta's messaging limit, once there is room (…_portfolio.sql)
+--   parked       statuses whose message became known at the same moment
+--   retention    webhook events and idempotency keys too old to matter
+--   portfolios   people whom a portfolio no longer counts
+--   statistics   of tables that have grown tenfold since the planner last heard of them
 --
---   p_limit    rows a part takes at the most
+--   p_jobs     the jobs to do, in this order; null: all
+--   p_limit    rows a job takes at the most
 --   p_keep     how long webhook events are kept; idempotency keys are kept for seven days
---   returns    jsonb  {"unknown", "requeued", "failed", "due", "expired", "cancelled", "released", "replayed", "removed"}
+--   returns    jsonb  the rows each job moved, by its name (null where it does not count them), and "failed": the names of those undone
 
 create function whatsapp_internal.sweep_leases(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
@@ -287,29 +292,48 @@ begin
 end
 $$;
 
-create function whatsapp.sweep(p_limit integer default 500, p_keep interval default '30 days') returns jsonb
+create function whatsapp.sweep(p_jobs text[] default null, p_limit integer default 500, p_keep interval default '30 days') returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_unknown integer;
-  v_unknowns record;
+  v_all constant text[] := '{leases,unknowns,accounts,campaigns,due,expired,cancelled,held,parked,retention,portfolios,statistics}';
+  v_job text;
+  v_rows integer;
+  v_swept jsonb := '{}';
+  v_failed text[] := '{}';
 begin
-  v_unknown := whatsapp_internal.sweep_leases(p_limit);
-  select * into v_unknowns from whatsapp_internal.sweep_unknowns(p_limit);
-  perform whatsapp_internal.sweep_accounts();
-  perform whatsapp_internal.sweep_campaigns();
-  perform whatsapp_internal.sweep_statistics();
-  return jsonb_build_object(
-    'unknown', v_unknown, 'requeued', v_unknowns.requeued, 'failed', v_unknowns.failed,
-    'due', whatsapp_internal.sweep_due(p_limit), 'expired', whatsapp_internal.sweep_expired(p_limit),
-    'cancelled', whatsapp_internal.sweep_cancelled(p_limit),
-    'released', whatsapp_internal.sweep_held(p_limit),
-    'replayed', whatsapp_internal.sweep_parked(p_limit), 'removed', whatsapp_internal.sweep_old(p_limit, p_keep) + whatsapp_internal.sweep_portfolios(p_limit));
+  if exists (select from unnest(p_jobs) as p (job) where job is null or job <> all (v_all)) then
+    raise sqlstate 'PT400' using message = 'there is no such job', hint = 'The jobs are ' || array_to_string(v_all, ', ');
+  end if;
+  foreach v_job in array coalesce(p_jobs, v_all) loop
+    begin
+      v_rows := null;
+      case v_job
+        when 'leases' then v_rows := whatsapp_internal.sweep_leases(p_limit);
+        when 'unknowns' then select u.requeued + u.failed into v_rows from whatsapp_internal.sweep_unknowns(p_limit) u;
+        when 'accounts' then perform whatsapp_internal.sweep_accounts();
+        when 'campaigns' then perform whatsapp_internal.sweep_campaigns();
+        when 'due' then v_rows := whatsapp_internal.sweep_due(p_limit);
+        when 'expired' then v_rows := whatsapp_internal.sweep_expired(p_limit);
+        when 'cancelled' then v_rows := whatsapp_internal.sweep_cancelled(p_limit);
+        when 'held' then v_rows := whatsapp_internal.sweep_held(p_limit);
+        when 'parked' then v_rows := whatsapp_internal.sweep_parked(p_limit);
+        when 'retention' then v_rows := whatsapp_internal.sweep_old(p_limit, p_keep);
+        when 'portfolios' then v_rows := whatsapp_internal.sweep_portfolios(p_limit);
+        when 'statistics' then perform whatsapp_internal.sweep_statistics();
+      end case;
+      v_swept := v_swept || jsonb_build_object(v_job, v_rows);
+    exception when others then
+      raise warning 'whatsapp.sweep: % failed: % (%)', v_job, sqlerrm, sqlstate;
+      v_failed := v_failed || v_job;
+    end;
+  end loop;
+  return v_swept || jsonb_build_object('failed', v_failed);
 end
 $$;
 comment on function whatsapp.sweep is 'Verb 5 of 5. Expired leases, unknown outcomes, due and expired messages, parked statuses, retention. Safe to repeat.';
 
 revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
 grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.sweep(integer, interval) from public, anon, authenticated;
-grant execute on function whatsapp.sweep(integer, interval) to service_role;
+revoke all on function whatsapp.sweep(text[], integer, interval) from public, anon, authenticated;
+grant execute on function whatsapp.sweep(text[], integer, interval) to service_role;

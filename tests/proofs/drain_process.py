@@ -11,6 +11,7 @@ import sys
 from services.whatsapp import draining
 from services.whatsapp.graph import Graph
 from services.whatsapp.settings import settings
+from services.whatsapp.sigterm import stop_on_sigterm
 from services.whatsapp.store import Store
 
 
@@ -20,7 +21,7 @@ async def main(lease: float, margin: float, budget: float) -> None:
     store, graph = Store(settings()), Graph(settings())
     try:
         drainer = draining.Drainer(store, graph, settings())
-        with draining.stop_on_sigterm(drainer):
+        with stop_on_sigterm(drainer.stop):
             report = await drainer.run(budget, sweep=False)
     finally:
         await graph.close()

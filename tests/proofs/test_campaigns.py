@@ -667,7 +667,7 @@ async def test_a_reply_does_not_wait_behind_a_campaign(house: House) -> None:
     assert house.count("queue where account_id = %s", number.account_id) > 19_000
     await control(house, campaign_id, "cancel")
     await draining
-    house.all("select whatsapp.sweep(20000)")
+    house.all("select whatsapp.sweep(p_limit => 20000)")
 
 
 async def test_two_campaigns_of_a_number_share_it(house: House) -> None:

@@ -1,0 +1,148 @@
+"""Something between us and the database fails in words of its own: nothing that is known gets lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.whatsapp import draining
+from services.whatsapp.refusals import RefusalError
+from tests.local.front import Front, front_of
+from tests.proofs.house import PLAIN, TEXT, House, check_refusal, post, some_phone, until
+
+HTML = b"<!DOCTYPE html><title>Web server is down</title>"
+PASSING: dict[str, tuple[int | None, Any, str]] = {
+    "cut": (None, b"", ""),
+    "500": (500, {"message": "An unexpected error occurred"}, "application/json"),
+    "500 of the gateway": (500, HTML, "text/html"),
+    "521": (521, HTML, "text/html"),
+    "522 without a word": (522, b"", "text/plain"),
+    "524": (524, HTML, "text/html"),
+    "540": (540, b"project paused", "text/plain"),
+    "429": (429, {"message": "slow down"}, "application/json"),
+    "wrong key": (401, {"message": "Invalid API key"}, "application/json"),
+    "a page instead of an answer": (200, HTML, "text/html"),
+    "nothing instead of an answer": (200, b"", "application/json"),
+    "PGRST202": (404, {"code": "PGRST202", "message": "Could not find the function"}, "application/json"),
+    "PGRST301": (401, {"code": "PGRST301", "message": "JWT invalid"}, "application/json"),
+    "no right": (403, {"code": "42501", "message": "permission denied"}, "application/json"),
+    "read only": (405, {"code": "25006", "message": "read-only transaction"}, "application/json"),
+    "a duplicate": (409, {"code": "23505", "message": "duplicate key"}, "application/json"),
+    "internal error": (500, {"code": "XX000", "message": "cache lookup failed"}, "application/json"),
+    "deadlock, as Lite says it": (500, {"code": "SUP", "message": "PostgresError: deadlock"}, "application/json"),
+}
+
+
+@pytest.fixture
+async def front(house: House) -> AsyncIterator[Front]:
+    async with front_of(house.stack.rest_url) as front:
+        yield front
+
+
+@pytest.mark.parametrize(("status", "body", "content_type"), PASSING.values(), ids=PASSING)
+async def test_metas_answers_outlive_it(
+    house: House, front: Front, status: int | None, body: Any, content_type: str
+) -> None:
+    number = house.account()
+    house.graph.pause_webhooks()
+    message_ids = house.enqueue(number, (some_phone() for _ in range(5)))
+    front.fail("/rpc/settle", status, body, content_type=content_type, times=8)
+
+    await house.drain(number, 1, SUPABASE_URL=front.url)
+
+    assert [house.state(message_id) for message_id in message_ids] == ["accepted"] * 5
+    assert len(house.graph.arrived(number)) == 5
+
+
+async def test_send_says_that_it_is_a_moment_and_the_same_call_works_after_it(house: House, front: Front) -> None:
+    token = house.users["MX"].token
+    async with house.functions(SUPABASE_URL=front.url) as url, house.client(url) as client:
+        for name, (status, body, content_type) in PASSING.items():
+            phone = some_phone()
+            front.fail("/rpc/enqueue", status, body, content_type=content_type)
+            away = await post(client, token, phone, PLAIN, key=name)
+            front.heal()
+            back = await post(client, token, phone, PLAIN, key=name)
+
+            check_refusal(away, 503, "database_unavailable")
+            assert back.status_code == 202, (name, back.text)
+
+
+async def test_a_wrong_key_is_in_the_log(house: House, front: Front) -> None:
+    front.fail("/rpc/enqueue", 401, {"message": "Invalid API key"})
+    async with house.functions(SUPABASE_URL=front.url) as url, house.client(url) as client:
+        await post(client, house.users["MX"].token, some_phone(), PLAIN)
+        log = house.stack.data_dir / f"functions-{url.rpartition(':')[2]}.log"
+        lines = [line for line in log.read_text().splitlines() if '"database_failed"' in line]
+
+    assert lines
+    assert '"code":"401"' in lines[0].replace(": ", ":")
+
+
+async def test_a_claim_whose_answer_is_lost_is_asked_for_until_it_is_answered(house: House, front: Front) -> None:
+    number = house.account()
+    message_ids = house.enqueue(number, (some_phone() for _ in range(30)))
+    lost = front.fail("/rpc/claim", 502, HTML, content_type="text/html", times=10, arrives=True)
+
+    await house.drain(number, 15, SUPABASE_URL=front.url)
+
+    assert lost.hits == 10
+    assert len({claim["p_claim_id"] for claim in front.asked("/rpc/claim")[:11]}) == 1
+    assert sorted(str(each.callback_data) for each in house.graph.arrived(number)) == sorted(message_ids)
+
+
+async def test_what_a_lost_claim_had_leased_is_released_at_the_end(house: House, front: Front) -> None:
+    number = house.account()
+    message_ids = house.enqueue(number, (some_phone() for _ in range(30)))
+    leased = "queue where account_id = %s and lease_id is not null"
+    front.fail("/rpc/claim", 502, HTML, content_type="text/html", arrives=True)
+    draining_now = asyncio.create_task(house.drain(number, 1, SUPABASE_URL=front.url))
+    await until(lambda: house.count(leased, number.account_id) == 30)
+    asked = len(front.paths)
+    # Past its budget.
+    await until(lambda: len(front.paths) > asked + 12)
+
+    front.heal()
+    await draining_now
+
+    assert house.count(leased, number.account_id) == 0
+    assert house.graph.arrived(number) == []
+    await house.drain(number)
+    assert sorted(str(each.callback_data) for each in house.graph.arrived(number)) == sorted(message_ids)
+
+
+async def test_a_claim_that_never_reached_anybody_does_not_prolong_the_run(house: House) -> None:
+    number = house.account()
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(RefusalError) as refused:
+        await house.drain(number, 1, SUPABASE_URL="http://127.0.0.1:9")
+    assert refused.value.code == "database_unavailable"
+    assert asyncio.get_running_loop().time() - began < draining.LEASE / 4
+
+
+@pytest.mark.parametrize(("status", "body", "content_type"), PASSING.values(), ids=PASSING)
+async def test_a_sweep_that_fails_keeps_no_message(
+    house: House, front: Front, status: int | None, body: Any, content_type: str
+) -> None:
+    number = house.account()
+    [message_id] = house.enqueue(number, [some_phone()])
+    front.fail("/rpc/sweep", status, body, content_type=content_type)
+
+    await house.drain(number, 5, sweep=True, SUPABASE_URL=front.url)
+
+    assert house.arrivals(message_id) == 1
+    assert house.message(message_id)["accepted_at"]
+
+
+async def test_one_job_that_fails_keeps_no_other(house: House, front: Front) -> None:
+    number = house.account()
+    await house.open_window(number, phone := some_phone())
+    [message_id] = house.enqueue(number, [phone], TEXT)
+    house.run("update whatsapp.queue set expires_at = now() - interval '1 s' where message_id = %s", message_id)
+    house.run("update whatsapp.queue set run_at = now() + interval '1 h' where message_id = %s", message_id)
+    front.fail("/rpc/sweep", 500, HTML, content_type="text/html", when=lambda body: body["p_jobs"] == ["leases"])
+
+    await house.drain(number, 5, sweep=True, SUPABASE_URL=front.url)
+
+    assert house.state(message_id) == "expired"
