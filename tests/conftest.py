@@ -3,10 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 
+from tests.graph import World, graph_process
+from tests.local import processes
 from tests.local.stack import Stack, running_stack
+from tests.proofs.house import House, until
+
+SPARE_ACCOUNTS = [f"own-{number}" for number in range(1, 101)]
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +27,40 @@ def database(stack: Stack) -> Iterator[psycopg.Connection[Any]]:
     """A direct connection as `postgres`, the owner of our tables, in autocommit."""
     with psycopg.connect(stack.database_url, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def whole_house() -> Iterator[House]:
+    """One house for all proofs and attacks."""
+    world = World.random(("MX", "CO"), ("main", *SPARE_ACCOUNTS))
+    port = processes.free_port()
+    callback = f"http://127.0.0.1:{port}/functions/v1/webhook"
+    quick = {"sent_ms": 1, "delivered_ms": 5, "read_ms": 10, "failed_ms": 1}
+    with graph_process(world, callback_url=callback, **quick) as graph:
+        environment = {name: value for name, value in graph.env().items() if not ("_OWN_" in name and "_TOKEN" in name)}
+        with (
+            running_stack(functions_env=environment, ports={"gateway": port}) as stack,
+            psycopg.connect(stack.database_url, autocommit=True) as database,
+        ):
+            house = House(stack, graph, database, iter(SPARE_ACCOUNTS))
+            house.sign_up("MX", {"MX": "operator"})
+            house.sign_up("CO", {"CO": "operator"})
+            house.sign_up("viewer", {"MX": "viewer"})
+            house.sign_up("nobody", {})
+            synced = httpx.post(
+                f"{stack.url}/functions/v1/templates-sync", headers={"apikey": stack.secret_key}, trust_env=False
+            )
+            assert synced.status_code == 200, synced.text
+            yield house
+
+
+@pytest.fixture
+async def house(whole_house: House) -> House:
+    """The house with Meta at its best behaviour, and nothing of the test before under way."""
+    busy = "select * from whatsapp.queue where account_id = 'main' and (lease_id is not null or run_at <= now())"
+    try:
+        await until(lambda: not whole_house.all(busy))
+    except TimeoutError:
+        pytest.fail(f"the test before left something under way: {whole_house.all(busy)}")
+    whole_house.graph.reset()
+    return whole_house

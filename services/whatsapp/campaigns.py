@@ -9,13 +9,14 @@ that are done and does the rest.
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from services.whatsapp import fields, rows, store, template
+from services.whatsapp.bisecting import write_without_culprits
 from services.whatsapp.messages import InvalidMessage, parse_message
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings
@@ -59,12 +60,13 @@ class Enqueued:
             "refused": rows.in_order(self.refused),
         }
 
-    def take(self, answer: Row) -> None:
+    def take(self, answers: Iterable[Row]) -> None:
         """The database's verdict on a chunk. Raises RefusalError where the chunk as a whole is refused."""
-        if "code" in answer:
-            raise refuse(answer["code"], field=answer["field"])
-        self.accepted += answer["accepted"]
-        self.refused += [rows.worded(each) for each in answer["refused"]]
+        for answer in answers:
+            if "code" in answer:
+                raise refuse(answer["code"], field=answer["field"])
+            self.accepted += answer["accepted"]
+            self.refused += [rows.worded(each) for each in answer["refused"]]
 
 
 async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Enqueued:
@@ -82,7 +84,7 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None
     contract = opened.get("contract") or {"unsupported": "its contract is not known yet: sync templates"}
     judge = _Judge(contract, country_id)
     # One chunk is being written while the next one is judged; never two, so that the first of two equal rows wins.
-    writing: asyncio.Task[Row] | None = None
+    writing: asyncio.Task[list[Row]] | None = None
     try:
         for start in range(0, len(recipients), _CHUNK):
             chunk = recipients[start : start + _CHUNK]
@@ -95,13 +97,9 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None
             if writing is not None:
                 result.take(await writing)
             # A chunk is known by what the caller sent: a repeated call finds it whatever the world has become.
-            written = store.shared(settings).enqueue_campaign(
-                country_id,
-                result.campaign_id,
-                f"{call_key}#{start // _CHUNK}",
-                fields.fingerprint({"campaign": result.campaign_id, "rows": chunk}),
-                taken,
-            )
+            fingerprint = fields.fingerprint({"campaign": result.campaign_id, "rows": chunk})
+            chunk_key = f"{call_key}#{start // _CHUNK}"
+            written = _write(country_id, result.campaign_id, chunk_key, fingerprint, taken, settings)
             writing = asyncio.create_task(written)
             await asyncio.sleep(0)
         if writing is not None:
@@ -110,6 +108,18 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None
         if writing is not None:
             writing.cancel()
     return result
+
+
+async def _write(
+    country_id: str, campaign_id: str, key: str, fingerprint: str, taken: Sequence[Row], settings: Settings
+) -> list[Row]:
+    """The verdicts on a chunk: one, but where a row had to be found that the database does not take."""
+
+    async def write(part: Sequence[Row]) -> list[Row]:
+        key_of_part = rows.part_of(key, len(taken), part)
+        return [await store.shared(settings).enqueue_campaign(country_id, campaign_id, key_of_part, fingerprint, part)]
+
+    return await write_without_culprits(taken, write, lambda row: {"accepted": 0, "refused": [rows.unstorable(row)]})
 
 
 def read_csv(text: str, query: Mapping[str, str]) -> dict[str, Any]:

@@ -5,17 +5,20 @@ a campaign are. What a fact means for the facts before it is decided in the data
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from services.whatsapp import fields, rows, store
+from services.whatsapp.bisecting import write_without_culprits
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings
 
 MOST = 10_000
 """Rows of one call."""
 _CHUNK = 1_000
+_SLICE = 250
+"""Rows judged at a stretch: other requests of this process wait for so long."""
 _FIELDS = frozenset({"country_id", "consents"})
 _ROW_FIELDS = frozenset({"to", "action", "scope", "at", "how", "proof"})
 _QUERY_ONLY = frozenset({"forceFunctionRegion"})
@@ -34,20 +37,38 @@ async def record(request: Mapping[str, Any], key: str | None, actor: str | None,
     call_key = fields.key(key)
     country_id = fields.country(request)
     given = rows.listed(request, "consents", MOST)
-    recorded, refused = 0, []
+    recorded, refused = 0, list[Row]()
     for start in range(0, len(given), _CHUNK):
         chunk = given[start : start + _CHUNK]
-        good, bad = rows.judge(chunk, start, partial(_row, country_id=country_id))
+        good: list[Row] = []
+        bad: list[Row] = []
+        for at in range(0, len(chunk), _SLICE):
+            taken, left = rows.judge(chunk[at : at + _SLICE], start + at, partial(_row, country_id=country_id))
+            good += taken
+            bad += left
+            await asyncio.sleep(0)
         # A chunk is known by what the caller sent: a repeated call finds it whatever the world has become.
         fingerprint = fields.fingerprint({"consents": chunk})
         chunk_key = f"{call_key}#{start // _CHUNK}"
-        answer = await store.shared(settings).record_consents(country_id, actor, chunk_key, fingerprint, good)
-        if "code" in answer:
-            raise refuse(answer["code"], field=answer["field"])
-        recorded += answer["recorded"]
-        refused += bad + [rows.worded(each) for each in answer["refused"]]
-        await asyncio.sleep(0)
+        for answer in await _write(country_id, actor, chunk_key, fingerprint, good, settings):
+            if "code" in answer:
+                raise refuse(answer["code"], field=answer["field"])
+            recorded += answer["recorded"]
+            refused += [rows.worded(each) for each in answer["refused"]]
+        refused += bad
     return {"recorded": recorded, "refused": rows.in_order(refused)}
+
+
+async def _write(
+    country_id: str, actor: str | None, key: str, fingerprint: str, good: Sequence[Row], settings: Settings
+) -> list[Row]:
+    """The verdicts on a chunk: one, but where a row had to be found that the database does not take."""
+
+    async def write(part: Sequence[Row]) -> list[Row]:
+        key_of_part = rows.part_of(key, len(good), part)
+        return [await store.shared(settings).record_consents(country_id, actor, key_of_part, fingerprint, part)]
+
+    return await write_without_culprits(good, write, lambda row: {"recorded": 0, "refused": [rows.unstorable(row)]})
 
 
 def read_csv(text: str, query: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ _NOT_DIGIT = re.compile(r"[^0-9]")
 _BSUID = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[0-9A-Za-z]{1,128}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _PHONE_TEXT = re.compile(r"\+?[0-9][0-9\s().\-/]*|\+?\([0-9][0-9\s().\-/]*")
+_LONGEST = 15
+"""Digits of a number in E.164, calling code included. The library finds longer ones possible in some countries."""
 _PLAIN_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _OLD_SPELLINGS = (
     (re.compile(r"\+521([0-9]{10})"), r"+52\1"),  # Mexico's mobile 1, gone since 2019
@@ -113,6 +115,8 @@ def parse_phone(text: str, region: str) -> Phone:
         raise InvalidPhone(f"not a phone number for country {region}: {error}") from None
     if not phonenumbers.is_valid_number(number):
         raise InvalidPhone("no such number exists in its country: check the digits, and the country code after the +")
+    if len(e164) > 1 + _LONGEST:
+        raise InvalidPhone(f"a phone number has {_LONGEST} digits at the most, the country code included (E.164)")
     return Phone(e164, match_key(e164))
 
 

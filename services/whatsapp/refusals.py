@@ -178,6 +178,12 @@ _TABLE = (
         "The time of the consent is in the future.",
         "Give the time at which the person said it, or leave it out for now.",
     ),
+    Refusal(
+        "invalid_item",
+        422,
+        "This cannot be stored as it is.",
+        "Correct it; whatever was sent together with it is not concerned.",
+    ),
     Refusal("duplicate_recipient", 422, "The recipient is in this campaign already.", "Remove the repeated row."),
     # The message
     Refusal("invalid_message", 422, "The message does not follow Meta's contract.", "Correct it as details says."),

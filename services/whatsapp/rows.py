@@ -52,6 +52,16 @@ def worded(each: Mapping[str, Any]) -> Row:
     return {**each, "message": known.message if known else each["code"], "reason": known.remedy if known else None}
 
 
+def unstorable(row: Mapping[str, Any]) -> Row:
+    """The refusal of a row that the database would not take, for a reason it did not foresee."""
+    return {"row": row["row"], "code": "invalid_item", "field": None}
+
+
+def part_of(key: str, whole: int, part: Sequence[Mapping[str, Any]]) -> str:
+    """The key of a chunk of `whole` rows that are good, or of a part of it: a repeated call makes the same ones."""
+    return key if len(part) == whole else f"{key}.{part[0]['row']}-{part[-1]['row']}"
+
+
 def in_order(refused: Sequence[Row]) -> list[Row]:
     return sorted(refused, key=lambda each: int(each["row"]))
 

@@ -125,10 +125,15 @@ def _new_commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, An
     async def commit(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         # Imported here: a request that is refused for its shape needs no client of Supabase.
         from services.whatsapp import store
+        from services.whatsapp.bisecting import write_without_culprits
 
-        return await store.shared(settings).enqueue(items)
+        return await write_without_culprits(items, store.shared(settings).enqueue, _cannot_be_stored)
 
     return GroupCommit(commit, most=_MOST)
+
+
+def _cannot_be_stored(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"status": "refused", "code": "invalid_item"}
 
 
 def _message(value: object) -> dict[str, Any]:

@@ -10,6 +10,9 @@
 --   returns  jsonb    an array in the order of p_items:
 --     {"status": "accepted" | "replayed", "message_id", "state", "account_id"}  or  {"status": "refused", "code", "field"}
 --
+-- An item that could not be written (no phone number, no UUID, no time, too long) is refused as `invalid_item` and harms no other: callers of
+-- every country share a batch.
+--
 -- Safe to repeat: a key is written in the same transaction as its message, so the same key answers with the same message,
 -- however often and however concurrently it comes. A refusal leaves no message and no key (at most a new
 -- contact) and may be tried again with the same key.
@@ -43,7 +46,59 @@ create type whatsapp_internal.draft as (
   field text
 );
 
--- Reads the items and finds each one's account; who may not use it, or names one that is not there, is refused here.
+-- Text as what it stands for, or null where it stands for nothing: a cast would fail the batch of everybody.
+create function whatsapp_internal.as_uuid(p_text text) returns uuid
+language sql immutable parallel safe
+return case when p_text ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then p_text::uuid end;
+
+create function whatsapp_internal.as_time(p_text text) returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- A four-digit year leaves room for every sum the verbs make.
+  return case when p_text ~ '^[0-9]{4}-' then p_text::timestamptz end;
+exception
+  when data_exception then return null;
+end
+$$;
+
+-- What the columns of contacts take.
+create function whatsapp_internal.is_phone(p_phone text, p_match_key text) returns boolean
+language sql immutable parallel safe
+return coalesce(p_phone ~ '^\+[0-9]{5,15}$' and p_match_key ~ '^[0-9]{5,15}$', false);
+
+create function whatsapp_internal.is_bsuid(p_bsuid text) returns boolean
+language sql immutable parallel safe
+return coalesce(p_bsuid ~ '^[!-~]{1,200}$', false);
+
+-- Whether a person could be written as they are named: exactly one of phone (with its match key), bsuid and contact_id. Where not, which member.
+create function whatsapp_internal.unwritable_person(p_item jsonb) returns text
+language sql immutable parallel safe
+return case
+  when num_nonnulls(p_item ->> 'phone', p_item ->> 'bsuid', p_item ->> 'contact_id') <> 1 then 'to'
+  when p_item ->> 'phone' is not null and not whatsapp_internal.is_phone(p_item ->> 'phone', p_item ->> 'match_key') then 'to'
+  when p_item ->> 'bsuid' is not null and not whatsapp_internal.is_bsuid(p_item ->> 'bsuid') then 'to.bsuid'
+  when p_item ->> 'contact_id' is not null and whatsapp_internal.as_uuid(p_item ->> 'contact_id') is null then 'to.contact_id'
+end;
+
+-- Which member of an item could not be written, or null.
+create function whatsapp_internal.unwritable(p_item jsonb) returns text
+language sql stable
+return case
+  when jsonb_typeof(p_item) is distinct from 'object' then 'item'
+  when p_item ->> 'actor' is not null and whatsapp_internal.as_uuid(p_item ->> 'actor') is null then 'actor'
+  when whatsapp_internal.unwritable_person(p_item) is not null then whatsapp_internal.unwritable_person(p_item)
+  when coalesce(length(p_item ->> 'kind'), 0) not between 1 and 50 or coalesce(jsonb_typeof(p_item -> 'content'), '') <> 'object' then 'message'
+  when length(p_item ->> 'template_name') > 512 or length(p_item ->> 'template_language') > 50 then 'message.template'
+  when coalesce(length(p_item ->> 'key'), 0) not between 1 and 255 then 'Idempotency-Key'
+  when coalesce(length(p_item ->> 'fingerprint'), 0) not between 1 and 200 then 'fingerprint'
+  when p_item ->> 'send_at' is not null and whatsapp_internal.as_time(p_item ->> 'send_at') is null then 'send_at'
+  when p_item ->> 'expires_at' is not null and whatsapp_internal.as_time(p_item ->> 'expires_at') is null then 'expires_at'
+  when length(p_item ->> 'ref') > 200 then 'ref'
+end;
+
+-- Reads the items and finds each one's account; what could not be written, who may not use the account, or names one that is not there, is
+-- refused here.
 create function whatsapp_internal.read_drafts(p_items jsonb[]) returns whatsapp_internal.draft[]
 language sql stable set search_path = ''
 as $$
@@ -53,9 +108,14 @@ as $$
       case when judged.code is not null then 'refused' end, null, judged.code, judged.field
     )::whatsapp_internal.draft order by i.n)
   from (
-    select u.n, r.*, whatsapp_internal.uuid7() as message_id
-    from unnest(p_items) with ordinality as u (item, n),
-      jsonb_to_record(u.item) as r (
+    select u.n, u.unwritable, r.*, whatsapp_internal.uuid7() as message_id
+    from (
+      select n, item, whatsapp_internal.unwritable(item) as unwritable from unnest(p_items) with ordinality as u (item, n) offset 0
+    ) u,
+      -- Whom it concerns is judged before what is wrong with it: nobody learns anything of another country.
+      jsonb_to_record(case when u.unwritable is null then u.item else jsonb_build_object(
+        'country_id', u.item -> 'country_id', 'actor', whatsapp_internal.as_uuid(u.item ->> 'actor'), 'account_id', u.item -> 'account_id') end
+      ) as r (
         country_id text, account_id text, actor uuid, phone text, match_key text, bsuid text, contact_id uuid, kind text, content jsonb,
         template_name text, template_language text, key text, fingerprint text, send_at timestamptz, expires_at timestamptz, ref text)
   ) i
@@ -64,17 +124,21 @@ as $$
     on a.country_id = i.country_id and (a.account_id = i.account_id or (i.account_id is null and a.is_default))
   cross join lateral (
     select case
+      when i.unwritable in ('item', 'actor') then 'invalid_item'
       when i.actor is not null and m.role is null then 'not_a_member'
       when i.actor is not null and m.role not in ('operator', 'admin') then 'role_too_low'
+      when i.unwritable is not null then 'invalid_item'
       when a.account_id is not null then null
       when not exists (select from whatsapp.accounts c where c.country_id = i.country_id) then 'unknown_country'
       when i.account_id is null then 'no_default_account'
       else 'no_such_account'
-    end as code,
-    case
-      when a.account_id is not null and (i.actor is null or m.role in ('operator', 'admin')) then null
-      when i.account_id is not null and m.role is not null then 'account'
-      else 'country_id'
+    end as code
+  ) verdict
+  cross join lateral (
+    select verdict.code, case
+      when verdict.code = 'invalid_item' then i.unwritable
+      when verdict.code = 'no_such_account' then 'account'
+      when verdict.code is not null then 'country_id'
     end as field
   ) judged
 $$;

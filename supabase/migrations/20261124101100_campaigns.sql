@@ -263,6 +263,7 @@ $$;
 --   returns    {"accepted": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
 -- Arrays, because taking a jsonb object a row apart costs as much as writing the row's queue entry. Every lookup is a lateral with a limit:
 -- it can only be made row by row through its index, so a chunk costs the same whatever the campaign and the country hold already.
+-- A row that could not be written (no phone number, too long) is refused as `invalid_item`, alone.
 create function whatsapp.enqueue_campaign(
   p_country text, p_campaign uuid, p_key text, p_fingerprint text, p_rows integer[], p_phones text[], p_match_keys text[], p_bsuids text[],
   p_contact_ids uuid[], p_components text[], p_refs text[]
@@ -316,19 +317,23 @@ begin
   from unnest(p_phones, p_match_keys) as r (phone, match_key)
   left join lateral (
     select c.contact_id from whatsapp.contacts c where c.country_id = p_country and c.match_key = r.match_key limit 1) known on true
-  where r.match_key is not null and known.contact_id is null
+  where r.match_key is not null and known.contact_id is null and whatsapp_internal.is_phone(r.phone, r.match_key)
   order by r.match_key;
   insert into whatsapp.contacts (country_id, bsuid)
   select distinct p_country, r.bsuid
   from unnest(p_bsuids) as r (bsuid)
   left join lateral (
     select c.contact_id from whatsapp.contacts c where c.country_id = p_country and c.bsuid = r.bsuid limit 1) known on true
-  where r.bsuid is not null and known.contact_id is null
+  where r.bsuid is not null and known.contact_id is null and whatsapp_internal.is_bsuid(r.bsuid)
   order by r.bsuid;
 
   with rows as materialized (
-    select r.row, r.components, r.ref, c.contact_id as person, row_number() over (partition by c.contact_id order by r.row) as turn,
-      case when c.contact_id is null then 'unknown_contact' else whatsapp_internal.refusal(
+    select r.row, r.components, r.ref, c.contact_id as person,
+      row_number() over (partition by c.contact_id order by coalesce(length(r.ref) > 200, false), r.row) as turn,
+      case
+        when length(r.ref) > 200 or (c.contact_id is null and r.contact_id is null) then 'invalid_item'
+        when c.contact_id is null then 'unknown_contact'
+        else whatsapp_internal.refusal(
         'active', 'template', v_category, 'APPROVED', null, open.until, null, c.opted_in_at, v_account.opt_in_required, c.opted_out_at,
         c.marketing_opted_out_at, c.marketing_cooled_until, v_campaign.valid_until, now()) end as code
     from unnest(p_rows, p_match_keys, p_bsuids, p_contact_ids, p_components, p_refs)
@@ -372,7 +377,8 @@ begin
     order by row
   )
   select array_agg(whatsapp_internal.uuid7()), array_agg(person), array_agg(content), array_agg(ref), count(*), (
-    select coalesce(jsonb_agg(jsonb_build_object('row', row, 'code', verdict, 'field', 'to') order by row), '[]')
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'row', row, 'code', verdict, 'field', case when length(ref) > 200 then 'ref' else 'to' end) order by row), '[]')
     from judged where verdict is not null)
   into v_ids, v_people, v_contents, v_refs, v_accepted, v_refused
   from good;

@@ -126,10 +126,23 @@ begin
 end
 $$;
 
+-- Which member of a row could not be written, or null.
+create function whatsapp_internal.unwritable_consent(p_row jsonb) returns text
+language sql stable
+return case
+  when jsonb_typeof(p_row) is distinct from 'object' then 'row'
+  when whatsapp_internal.unwritable_person(p_row) is not null then whatsapp_internal.unwritable_person(p_row)
+  when coalesce(p_row ->> 'what', '') not in ('opt_in', 'opt_out') then 'action'
+  when coalesce(p_row ->> 'scope', '') not in ('all', 'marketing') then 'scope'
+  when p_row ->> 'at' is not null and whatsapp_internal.as_time(p_row ->> 'at') is null then 'at'
+  when coalesce(length(p_row ->> 'how'), 0) not between 1 and 200 then 'how'
+  when p_row ->> 'proof' is not null and length(p_row ->> 'proof') not between 1 and 4096 then 'proof'
+end;
+
 --   p_key, p_fingerprint   of this call: repeated, it answers what it answered
 --   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
 --   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
--- People not known yet are made known.
+-- People not known yet are made known. A row that could not be written is refused as `invalid_item`, alone.
 create function whatsapp.record_consents(p_country text, p_actor uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
@@ -155,11 +168,19 @@ begin
 
   -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
   select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
-      u.item || jsonb_build_object('n', u.n, 'country_id', p_country)
-      || case when (u.item ->> 'at')::timestamptz > now() + interval '5 minutes'
-           then '{"status": "refused", "code": "consent_in_future", "field": "at"}' else '{}' end::jsonb) order by u.n)
+      case when r.unwritable is null then r.item else '{}' end || jsonb_strip_nulls(jsonb_build_object(
+        'n', r.n, 'country_id', p_country, 'status', case when v.code is not null then 'refused' end, 'code', v.code,
+        'field', case when v.code = 'invalid_item' then r.unwritable when v.code is not null then 'at' end))) order by r.n)
   into v_drafts
-  from unnest(p_rows) with ordinality as u (item, n);
+  from (
+    select n, item, whatsapp_internal.unwritable_consent(item) as unwritable from unnest(p_rows) with ordinality as u (item, n) offset 0
+  ) r
+  cross join lateral (
+    select case
+      when r.unwritable is not null then 'invalid_item'
+      when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
+    end as code
+  ) v;
   v_drafts := whatsapp_internal.find_contacts(v_drafts);
 
   select array_agg(row(

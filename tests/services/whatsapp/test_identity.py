@@ -108,6 +108,8 @@ def test_a_phone_is_read_as_its_country_writes_it(text: str, region: str, e164: 
         ("5512345678", "QQ", "not a phone number for country QQ"),
         ("123", "MX", "no such number exists"),
         ("+521234", "MX", "no such number exists"),
+        ("+4930123456789012", "MX", "a phone number has 15 digits at the most"),
+        ("030 123456789012", "DE", "a phone number has 15 digits at the most"),
     ],
 )
 def test_what_is_no_phone_is_refused_with_a_reason(text: str, region: str, reason: str) -> None:
