@@ -65,7 +65,8 @@ $$;
 -- What the columns of contacts take.
 create function whatsapp_internal.is_phone(p_phone text, p_match_key text) returns boolean
 language sql immutable parallel safe
-return coalesce(p_phone ~ '^\+[0-9]{5,15}$' and p_match_key ~ '^[0-9]{5,15}$', false);
+return coalesce(
+  length(p_phone) between 6 and 16 and p_phone ~ '^\+[0-9]+$' and length(p_match_key) between 5 and 15 and p_match_key ~ '^[0-9]+$', false);
 
 create function whatsapp_internal.is_bsuid(p_bsuid text) returns boolean
 language sql immutable parallel safe
