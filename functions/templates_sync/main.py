@@ -1,6 +1,6 @@
 """POST /templates-sync: read every account's templates from Meta. For cron (secret key) and for operators.
 
-    {country_id?}  ->  200 {accounts: [{country_id, account, stored, removed} | {country_id, account, error}]}
+    {country_id?}  ->  200 {accounts: [{country_id, account, stored?, removed?, incomplete?, …, error?}]}
 
 A signed-in user must name a country of theirs.
 """

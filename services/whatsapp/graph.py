@@ -13,7 +13,7 @@ directly: redirects, cookies and auth flows of the client are of no use here and
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,7 +36,14 @@ _KEEP_ALIVE = 30.0
 _TOKEN_EXPIRED = 190
 _PAGE = 100
 _TEMPLATE_FIELDS = "name,language,status,category,parameter_format,components,quality_score,rejected_reason"
-_NUMBER_FIELDS = "throughput,whatsapp_business_manager_messaging_limit,quality_rating,is_on_biz_app"
+_NUMBER_FIELDS = ("throughput", "quality_rating", "is_on_biz_app")
+_LIMIT_FIELD, _LIMIT_FIELD_OF_OLD, _LIMIT_SINCE = (
+    "whatsapp_business_manager_messaging_limit",
+    "messaging_limit_tier",
+    24,
+)
+"""What the portfolio may send is asked by its own field from Graph v24.0 on; before, each number told its tier."""
+_BAD_REQUEST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,14 @@ class Answer:
     """For unsent and unknown: what happened, in a word or two."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The templates of an account, as Meta lists them; `complete` unless a page, or a row of one, could not be read."""
+
+    rows: list[dict[str, Any]]
+    complete: bool
+
+
 class GraphError(Exception):
     """A read failed. Holds what Meta said, without ids."""
 
@@ -67,6 +82,8 @@ class Graph:
 
     def __init__(self, settings: Settings) -> None:
         self._base = f"{settings.graph_url}/{settings.graph_version}"
+        recent = int(settings.graph_version[1:].partition(".")[0]) >= _LIMIT_SINCE
+        self._limit_field = _LIMIT_FIELD if recent else _LIMIT_FIELD_OF_OLD
         limits = httpx.Limits(max_connections=settings.drain_concurrency, keepalive_expiry=_KEEP_ALIVE)
         self._transport = AiohttpTransport(limits=limits, trust_env=False)
         self._urls: dict[str, httpx.URL] = {}
@@ -84,27 +101,48 @@ class Graph:
                 break
         return answer
 
-    async def templates(self, account: Account) -> AsyncIterator[list[dict[str, Any]]]:
-        """The account's message templates, page by page. Raises GraphError.
+    async def templates(self, account: Account) -> Listing:
+        """The account's message templates, from all pages. Raises GraphError.
 
         Source: M:templates/template-management. A page may be empty and still have a next one.
         """
+        rows: list[dict[str, Any]] = []
+        complete = True
+        seen: set[str | None] = set()
         after: str | None = None
-        while True:
+        while after not in seen:
+            seen.add(after)
             query = {"fields": _TEMPLATE_FIELDS, "limit": str(_PAGE)} | ({"after": after} if after else {})
             page = await self._get(account, f"{account.waba_id}/message_templates", query)
-            yield [row for row in page.get("data") or [] if isinstance(row, dict)]
-            paging = page.get("paging") or {}
-            before, after = after, (paging.get("cursors") or {}).get("after")
-            if not paging.get("next") or not after or after == before:
-                return
+            listed = page.get("data")
+            readable = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
+            rows += readable
+            complete = complete and isinstance(listed, list) and len(readable) == len(listed)
+            paging = page.get("paging")
+            paging = paging if isinstance(paging, dict) else {}
+            if not paging.get("next"):
+                return Listing(rows, complete)
+            cursors = paging.get("cursors")
+            after = cursors.get("after") if isinstance(cursors, dict) else None
+            after = after if isinstance(after, str) else None
+        # There is more, and Meta does not say where.
+        return Listing(rows, complete=False)
 
     async def number(self, account: Account) -> dict[str, Any]:
         """The account's number as Meta has it: what it may send, and how it is rated. Raises GraphError.
 
+        Graph refuses the whole read for one field that this number or version does not have: it is asked again without.
         Source: M:business-phone-numbers/phone-numbers, M:messaging-limits, M:throughput.
         """
-        return await self._get(account, account.phone_number_id, {"fields": _NUMBER_FIELDS})
+        fields = [self._limit_field, *_NUMBER_FIELDS]
+        while True:
+            try:
+                return await self._get(account, account.phone_number_id, {"fields": ",".join(fields)})
+            except GraphError as error:
+                refused = _refused_field(error.failure, fields)
+                if refused is None:
+                    raise
+                fields.remove(refused)
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -139,7 +177,7 @@ class Graph:
                 document = _document(await response.aread())
             except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
                 raise GraphError(None, type(error).__name__) from None
-            if response.status_code == httpx.codes.OK and "error" not in document:
+            if response.status_code == httpx.codes.OK and document and "error" not in document:
                 return document
             failure = from_graph(document["error"]) if isinstance(document.get("error"), dict) else None
             if failure is None or failure.code != _TOKEN_EXPIRED:
@@ -171,11 +209,27 @@ def _refused(status: int, error: dict[str, Any]) -> Answer:
     return Answer("unknown", note=f"http_{status}" + ("" if failure.code is None else f", code {failure.code}"))
 
 
+def _refused_field(failure: Failure | None, fields: list[str]) -> str | None:
+    """The field for which Graph refused a read. Where it names none of ours, it is the one that comes and goes."""
+    refused = (
+        failure is not None and failure.code == _BAD_REQUEST and failure.entry.disposition is Disposition.PERMANENT
+    )
+    if failure is None or not refused or len(fields) == 1:
+        return None
+    named = [field for field in fields if field in (failure.details or "")]
+    limits = [field for field in fields if field not in _NUMBER_FIELDS]
+    return next(iter(named + limits), None)
+
+
 def _document(body: bytes) -> dict[str, Any]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return {}
+        # One lone surrogate in the words of one template must not cost the page.
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError):
+            return {}
     return document if isinstance(document, dict) else {}
 
 

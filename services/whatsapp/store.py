@@ -123,8 +123,16 @@ class Store:
         """One bounded piece of one job: `{job: rows}`, and `failed` names the job if it could not be done."""
         return dict(await self._call("sweep", {"p_jobs": [job]}, attempts=1))
 
-    async def sync_templates(self, country_id: str, account_id: str, templates: Sequence[Row]) -> Row:
-        arguments = {"p_country": country_id, "p_account": account_id, "p_templates": templates}
+    async def sync_templates(
+        self, country_id: str, account_id: str, templates: Sequence[Row], *, complete: bool
+    ) -> Row:
+        """Stores the templates; what a complete listing lacks is removed."""
+        arguments = {
+            "p_country": country_id,
+            "p_account": account_id,
+            "p_templates": templates,
+            "p_complete": complete,
+        }
         synced = dict(await self._call("sync_templates", arguments))
         # What is being read just now may be of before: it is kept where nobody looks any more.
         self._contracts, self._contract_reads = {}, {}

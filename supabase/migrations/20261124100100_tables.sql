@@ -30,6 +30,7 @@ create table whatsapp.accounts (
   paused_until timestamptz,
   templates_paused_until timestamptz,
   messages_per_second integer not null default 80 check (messages_per_second between 1 and 1000),
+  coexistence boolean not null default false,
   messaging_limit integer check (messaging_limit > 0 or messaging_limit = -1),
   quality text,
   time_zone text not null default 'UTC',
@@ -50,6 +51,7 @@ comment on table whatsapp.accounts is 'One row per business number. Its Meta ids
 comment on column whatsapp.accounts.portfolio is 'An alias of the business portfolio: numbers that share Meta''s messaging limit share this word.';
 comment on column whatsapp.accounts.state is 'active sends; paused waits (until paused_until, if set); stopped waits for a person; disabled refuses.';
 comment on column whatsapp.accounts.messages_per_second is 'Meta''s throughput of the number, inbound and outbound together: 80, 20 in coexistence, 1000 when upgraded.';
+comment on column whatsapp.accounts.coexistence is 'Meta says that the number is used in the WhatsApp Business app, too: 20 a second are its own limit then.';
 comment on column whatsapp.accounts.templates_paused_until is 'Meta has restricted what the business may begin: no template leaves until then; replies do.';
 comment on column whatsapp.accounts.messaging_limit is
   'Different people the portfolio may write to first in 24 hours, as Meta tells it: -1 is unlimited, empty is not told yet. The lowest that was told to the portfolio''s accounts counts; 250 until then.';

@@ -336,7 +336,8 @@ begin
     elsif v_event.event = 'THROUGHPUT_UPGRADE' then
       -- A number that was held below the standard on purpose stays there.
       update whatsapp.accounts set messages_per_second = 1000
-      where country_id = v_event.country_id and account_id = v_event.account_id and messages_per_second >= 80;
+      where country_id = v_event.country_id and account_id = v_event.account_id
+        and (messages_per_second >= 80 or (coexistence and messages_per_second = 20));
     elsif v_event.error ->> 'effect' in ('stop_account', 'pause_account', 'pause_templates', 'policy_block') then
       perform whatsapp_internal.apply_effects(array[jsonb_populate_record(
         null::whatsapp_internal.result,

@@ -1,11 +1,12 @@
--- sync_templates: make our copy of one account's templates what Meta's complete listing says. What the listing lacks, Meta has removed.
+-- sync_templates: make our copy of one account's templates what Meta's listing says. What a complete listing lacks, Meta has removed.
 --
 --   p_templates  jsonb[]  {name, language, status, category, parameter_format?, components?, contract?, quality?, reason?}
+--   p_complete   false: part of the listing could not be read, so nothing is removed
 --   returns      jsonb    {"stored": n, "removed": n}
 --
 -- Safe to repeat. Not one of the five verbs: it moves no message, it only refreshes what the gates look at.
 
-create function whatsapp.sync_templates(p_country text, p_account text, p_templates jsonb[]) returns jsonb
+create function whatsapp.sync_templates(p_country text, p_account text, p_templates jsonb[], p_complete boolean default true) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -32,7 +33,7 @@ begin
   get diagnostics v_stored = row_count;
 
   delete from whatsapp.templates t
-  where t.country_id = p_country and t.account_id = p_account and not exists (
+  where p_complete and t.country_id = p_country and t.account_id = p_account and not exists (
     select from unnest(p_templates) i where i ->> 'name' = t.name and i ->> 'language' = t.language);
   get diagnostics v_removed = row_count;
 
@@ -40,8 +41,8 @@ begin
 end
 $$;
 comment on function whatsapp.sync_templates is 'Makes the copy of an account''s templates what Meta lists now. Safe to repeat.';
-revoke all on function whatsapp.sync_templates(text, text, jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.sync_templates(text, text, jsonb[]) to service_role;
+revoke all on function whatsapp.sync_templates(text, text, jsonb[], boolean) from public, anon, authenticated;
+grant execute on function whatsapp.sync_templates(text, text, jsonb[], boolean) to service_role;
 
 -- The contract of one template, for the check before a message is enqueued; null where the template or its contract is not known
 -- (the gates then have the word). Without an account, the country's default.
@@ -62,8 +63,8 @@ grant execute on function whatsapp.template_contract(text, text, text, text) to 
 --   p_number  jsonb[]  one {messaging_limit?, throughput?, coexistence?, quality?}, in Meta's words: TIER_2K, STANDARD or HIGH, true, GREEN
 --   returns   jsonb    {"messaging_limit", "messages_per_second", "quality"} as they are now
 --
--- The rate only follows Meta where it was Meta's: it falls to what Meta grants, and rises to HIGH from the standard, never over a rate that was
--- set lower on purpose. Source: M:throughput.
+-- The rate only follows Meta where it was Meta's: it falls to what Meta grants, rises to HIGH from the standard, and from the 20 of coexistence
+-- with the WhatsApp Business app once Meta says that it has ended; never over a rate that was set lower on purpose. Source: M:throughput.
 create function whatsapp.sync_number(p_country text, p_account text, p_number jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -72,15 +73,20 @@ declare
   v_number jsonb;
 begin
   update whatsapp.accounts a
-  set messaging_limit = coalesce(v_limit, a.messaging_limit),
+  set messaging_limit = coalesce(v_limit, a.messaging_limit), coexistence = coalesce((p_number[1] ->> 'coexistence')::boolean, a.coexistence),
     quality = coalesce(p_number[1] ->> 'quality', a.quality),
     messages_per_second = case
-      when (p_number[1] ->> 'coexistence')::boolean then least(a.messages_per_second, 20)
-      when p_number[1] ->> 'throughput' = 'STANDARD' then least(a.messages_per_second, 80)
-      when p_number[1] ->> 'throughput' = 'HIGH' and a.messages_per_second = 80 then 1000
-      else a.messages_per_second
+      when coalesce((p_number[1] ->> 'coexistence')::boolean, a.coexistence) then least(a.messages_per_second, 20)
+      when p_number[1] ->> 'throughput' = 'STANDARD' then least(r.rate, 80)
+      when p_number[1] ->> 'throughput' = 'HIGH' and r.rate = 80 then 1000
+      else r.rate
     end
-  where a.country_id = p_country and a.account_id = p_account
+  from (
+    select o.country_id, o.account_id, case when o.coexistence and o.messages_per_second = 20 then 80 else o.messages_per_second end as rate
+    from whatsapp.accounts o where o.country_id = p_country and o.account_id = p_account
+    for no key update
+  ) r
+  where a.country_id = r.country_id and a.account_id = r.account_id
   returning jsonb_build_object(
     'messaging_limit', a.messaging_limit, 'messages_per_second', a.messages_per_second, 'quality', a.quality) into v_number;
   if v_number is null then

@@ -264,6 +264,14 @@ class Graph:
         number = node_id(number)
         self._call("template_status", number=number, name=name, language=language, event=event, reason=reason)
 
+    def read(self, number: Number | str, edge: str, *answers: tuple[int, str]) -> None:
+        """What the next GETs of the number (edge "") or of an edge of its business account get: status and body."""
+        self._call("read", number=node_id(number), edge=edge, answers=answers)
+
+    def change_number(self, number: Number | str, **members: Any) -> None:
+        """What Meta says of the number from now on: throughput=, is_on_biz_app=, messaging_limit=, quality_rating="""
+        self._call("number", number=node_id(number), **members)
+
     def template_change(
         self, number: Number | str, name: str, language: str, field: str, value: Json, **members: Any
     ) -> None:

@@ -53,6 +53,15 @@ class Verbs:
     async def fault(self, **fault: Any) -> None:
         self._meta.faults.script.append(Fault(**fault))
 
+    async def read(self, number: str, edge: str, answers: list[tuple[int, str]]) -> None:
+        """What the next GETs of the number (edge "") or of an edge of its business account get, in this order."""
+        node_id = self._number(number).waba_id if edge else number
+        self._meta.reads[node_id, edge] = [(status, body) for status, body in answers]
+
+    async def number(self, number: str, **members: Any) -> None:
+        for name, value in members.items():
+            setattr(self._number(number), name, value)
+
     async def clear_faults(self) -> None:
         self._meta.faults.script.clear()
         self._meta.faults.close_unread = 0

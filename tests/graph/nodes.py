@@ -17,8 +17,9 @@ DEFAULT_FIELDS = "verified_name,display_phone_number,quality_rating"
 TEMPLATE_FIELDS = "name,parameter_format,components,language,status,category"
 
 
-def phone_number(number: Number, fields: str | None) -> Json:
-    """`GET /{phone-number-id}`."""
+def phone_number(number: Number, fields: str | None, version: int = 25) -> Json:
+    """`GET /{phone-number-id}`. The messaging limit is the portfolio's from Graph v24.0 on, and has a field of its
+    own; before, it was the number's tier."""
     node = {
         "id": number.phone_number_id,
         "verified_name": number.verified_name,
@@ -31,15 +32,17 @@ def phone_number(number: Number, fields: str | None) -> Json:
         "account_mode": "LIVE",
         "throughput": {"level": number.throughput},
         "is_on_biz_app": number.is_on_biz_app,
-        "whatsapp_business_manager_messaging_limit": number.messaging_limit,
+        "whatsapp_business_manager_messaging_limit"
+        if version >= 24
+        else "messaging_limit_tier": number.messaging_limit,
         "health_status": health("PHONE_NUMBER", number.phone_number_id),
     }
     return chosen(node, fields or DEFAULT_FIELDS, "WhatsAppBusinessPhoneNumber")
 
 
-def phone_numbers(world: World, waba_id: str, fields: str | None) -> Json:
+def phone_numbers(world: World, waba_id: str, fields: str | None, version: int = 25) -> Json:
     """`GET /{waba-id}/phone_numbers`."""
-    return {"data": [phone_number(one, fields) for one in world.numbers if one.waba_id == waba_id]}
+    return {"data": [phone_number(one, fields, version) for one in world.numbers if one.waba_id == waba_id]}
 
 
 def waba(waba_id: str, fields: str | None) -> Json:

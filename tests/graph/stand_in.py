@@ -28,7 +28,7 @@ from tests.graph.timing import Latency, Wheel
 from tests.graph.world import Number, World
 
 Json = dict[str, Any]
-PATH = re.compile(r"/v\d{1,2}\.\d/(\d+)(?:/(\w+))?")
+PATH = re.compile(r"/v(\d{1,2})\.\d/(\d+)(?:/(\w+))?")
 SUCCESS = b'{"success":true}'
 
 
@@ -61,6 +61,7 @@ class StandIn:
         self.people = People(self.world.salt, self.world.wa_ids)
         self.ledger = Ledger()
         self.faults = Faults()
+        self.reads: dict[tuple[str, str], list[tuple[int, str]]] = {}
         self.throughput = Throughput()
         self.pair_rate = PairRate()
         self.windows = Windows()
@@ -95,15 +96,20 @@ class StandIn:
         if match is None:
             self._answer_refusal(connection, Refused(2500, f"Unknown path components: {path}"))
             return
-        node_id, edge = match[1], match[2] or ""
+        version, node_id, edge = int(match[1]), match[2], match[3] or ""
         if connection.method == b"POST" and edge == "messages":
             number = self.world.by_id(node_id)
             if number is not None and not query:
                 self._paths[connection.url] = (node_id, edge, number)
             self._post_message(connection, node_id, number)
             return
+        scripted = self.reads.get((node_id, edge))
+        if connection.method == b"GET" and scripted:
+            status, body = scripted.pop(0)
+            self._later(connection, status, body.encode("utf-8", "surrogatepass"))
+            return
         try:
-            answer = self._node(connection, node_id, edge, path, dict(parse_qsl(query)))
+            answer = self._node(connection, version, node_id, edge, path, dict(parse_qsl(query)))
         except Refused as refused:
             self._answer_refusal(connection, refused)
         else:
@@ -241,7 +247,9 @@ class StandIn:
 
     # other nodes
 
-    def _node(self, connection: Connection, node_id: str, edge: str, path: str, query: dict[str, str]) -> Json:
+    def _node(
+        self, connection: Connection, version: int, node_id: str, edge: str, path: str, query: dict[str, str]
+    ) -> Json:
         token = bearer(connection.authorization) or query.get("access_token", "")
         owned = [one for one in self.world.numbers if token in one.tokens]
         if not owned:
@@ -249,14 +257,14 @@ class StandIn:
         get, fields = connection.method == b"GET", query.get("fields")
         for number in owned:
             if node_id == number.phone_number_id and get and not edge:
-                return nodes.phone_number(number, fields)
+                return nodes.phone_number(number, fields, version)
             if node_id == number.waba_id:
                 if edge == "message_templates" and get:
                     templates = self.world.templates.get(node_id, [])
                     # Graph writes the token into `next`: a client that logs the URL logs the token
                     return nodes.templates_page(templates, {"access_token": token} | query, self.url + path)
                 if edge == "phone_numbers" and get:
-                    return nodes.phone_numbers(self.world, node_id, fields)
+                    return nodes.phone_numbers(self.world, node_id, fields, version)
                 if edge == "subscribed_apps":
                     return {"data": []} if get else {"success": True}
                 if get and not edge:

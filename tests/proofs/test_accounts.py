@@ -119,6 +119,16 @@ async def test_a_webhook_tells_what_the_number_may_do(
     await until_account(house, number, **columns)
 
 
+@pytest.mark.parametrize(("rate", "coexistence", "ends"), [(20, True, 1000), (20, False, 20), (10, True, 10)])
+async def test_an_upgrade_raises_the_rate_of_coexistence_and_none_that_a_person_set(
+    house: House, rate: int, coexistence: bool, ends: int
+) -> None:
+    number = house.account(messages_per_second=rate, coexistence=coexistence, messaging_limit=250)
+    upgrade = {"event": "THROUGHPUT_UPGRADE", "max_daily_conversations_per_business": "TIER_2K"}
+    house.graph.account_webhook(number, "phone_number_quality_update", upgrade)
+    await until_account(house, number, messaging_limit=2_000, messages_per_second=ends)
+
+
 async def test_a_ban_that_is_only_announced_stops_nothing(house: House) -> None:
     number = house.account(messaging_limit=250)
     later = {"event": "DISABLED_UPDATE", "ban_info": {"waba_ban_state": "SCHEDULE_FOR_DISABLE"}}
