@@ -14,6 +14,9 @@
 --     and no plan is possible but a look into the key's index for each. `update … from` keeps neither.
 --   * A mutable column stands in no unique index but a partial one: changing it would be a change of key, for which every new reference waits.
 --
+-- The key of a large table comes after its other indexes. They all begin with the country, and where statistics are missing or say that a table is
+-- empty, each seems as good as the key to find one row by: of equals Postgres takes the youngest.
+--
 -- Hot rows (messages, queue, conversations) keep free space in their pages and no mutable column in an index, so that
 -- an update stays on its page (HOT) and writes no index entry.
 
@@ -170,11 +173,13 @@ create table whatsapp.messages (
   read_at timestamptz,
   played_at timestamptz,
   failed_at timestamptz,
-  primary key (country_id, message_id),
   foreign key (country_id, account_id, contact_id) references whatsapp.conversations (country_id, account_id, contact_id)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 create unique index messages_by_wamid on whatsapp.messages (country_id, account_id, wamid) where wamid is not null;
 create index messages_by_contact on whatsapp.messages (country_id, account_id, contact_id, message_id);
+create index messages_by_ref on whatsapp.messages (country_id, ref, message_id) where ref is not null;
+create index messages_inbound on whatsapp.messages (country_id, message_id) where direction = 'inbound';
+alter table whatsapp.messages add primary key (country_id, message_id);
 comment on table whatsapp.messages is 'The message log, inbound and outbound: one row a message, its state now and the time of each state.';
 comment on column whatsapp.messages.message_id is 'Ours. Goes to Meta as biz_opaque_callback_data and comes back with every status webhook.';
 comment on column whatsapp.messages.content is 'Meta''s own message object: {"type": …, "<type>": {…}}.';
@@ -230,7 +235,6 @@ create table whatsapp.queue (
   leased_until timestamptz,
   unknown_until timestamptz,
   unknown_requeues smallint not null default 0,
-  primary key (country_id, message_id),
   foreign key (country_id, message_id) references whatsapp.messages (country_id, message_id),
   foreign key (country_id, account_id, lane) references whatsapp.lanes (country_id, account_id, lane)
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
@@ -242,6 +246,7 @@ create index queue_unknown on whatsapp.queue (country_id, unknown_until) where u
 create index queue_scheduled on whatsapp.queue (country_id, run_at) where scheduled;
 create index queue_held on whatsapp.queue (country_id, account_id, lane, held_reason, due_at) where held_reason is not null;
 create index queue_expiring on whatsapp.queue (country_id, expires_at) where expires_at is not null;
+alter table whatsapp.queue add primary key (country_id, message_id);
 comment on table whatsapp.queue is 'Only what still has to be sent: small and hot, a row is deleted when its message is settled.';
 comment on column whatsapp.queue.due_at is 'The message''s place in its person''s order; never changes. run_at is when it may next be tried.';
 comment on column whatsapp.queue.waits is 'How often in a row it was sent back through no fault of its own (held): the pause grows with it, attempts do not.';
@@ -300,6 +305,7 @@ create index webhook_events_parked on whatsapp.webhook_events (country_id, accou
 create index webhook_events_look_again on whatsapp.webhook_events (look_again_at) where look_again_at is not null;
 -- Not BRIN: freed pages are filled again, so that soon every block range holds something new and seems to hold something old.
 create index webhook_events_age on whatsapp.webhook_events (received_at);
+create index webhook_events_to_look_at on whatsapp.webhook_events (received_at) where country_id = 'ZZ' or outcome in ('unroutable', 'unparsable');
 comment on table whatsapp.webhook_events is 'Every webhook event once: the idempotency store of ingest, with the raw payload (Meta ids removed). Country ZZ holds what nobody could be found for.';
 comment on column whatsapp.webhook_events.event is 'The parsed event of a parked status, kept until the message it speaks of is known.';
 comment on column whatsapp.webhook_events.look_again_at is

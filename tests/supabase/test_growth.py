@@ -1,16 +1,21 @@
 """What a verb costs does not grow with what is stored: counted in pages touched, which depends on no clock."""
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.local.stack import Stack
 from tests.supabase.ground import Land, new_wamid
+from tests.supabase.stock import Stock, fill
 
 Database = psycopg.Connection[Any]
 AT = 1_700_000_000.0
 MANY = 20_000
+FEW = 10
+"""Pages that an index of one more level costs, or rows that lie on one page more."""
 TOUCHED = """
     select coalesce(sum(pg_stat_get_xact_blocks_fetched(c.oid)), 0) from pg_class c
     where c.relnamespace in ('whatsapp'::regnamespace, 'whatsapp_internal'::regnamespace)"""
@@ -83,3 +88,87 @@ def test_a_status_by_our_id_brings_those_that_waited_for_its_wamid(land: Land) -
 
     assert land.message(message["message_id"])["state"] == "delivered"
     assert land.count("webhook_events", outcome="parked") == 0
+
+
+# ── Reads ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+MESSAGES = "select * from whatsapp.messages where country_id = %(country)s"
+READS = {
+    "a message": f"{MESSAGES} and message_id = %(message)s",
+    "by the caller's reference": f"{MESSAGES} and ref = %(ref)s",
+    "what people wrote last": f"{MESSAGES} and direction = 'inbound' order by message_id desc limit 20",
+    "one conversation": f"{MESSAGES} and account_id = 'main' and contact_id = %(contact)s"
+    " order by message_id limit 100",
+    "a page of the country": f"{MESSAGES} and message_id > %(message)s order by message_id limit 100",
+    "the story of a message": "select * from whatsapp.message_events"
+    " where country_id = %(country)s and message_id = %(message)s order by event_id",
+    "a person's consents": "select * from whatsapp.consents"
+    " where country_id = %(country)s and contact_id = %(contact)s order by at",
+}
+BY_ID_ALONE = "select * from whatsapp.messages where message_id = %(message)s"
+TO_LOOK_AT = (
+    "select received_at, field, outcome, payload from whatsapp.webhook_events"
+    " where country_id = 'ZZ' or outcome in ('unroutable', 'unparsable') order by received_at desc limit 20"
+)
+
+
+class Reader:
+    """Reads as somebody: the server, or a signed-in member of the country."""
+
+    def __init__(self, database: Database, role: str, country_id: str) -> None:
+        self.database = database
+        self.role = role
+        self.user_id = str(uuid.uuid4())
+        database.execute("insert into whatsapp.members values (%s, %s, 'viewer')", (country_id, self.user_id))
+        query = "select message_id, contact_id, ref from whatsapp.messages where country_id = %s and ref is not null"
+        message_id, contact_id, ref = database.execute(f"{query} limit 1".encode(), (country_id,)).fetchall()[0]
+        self.given = {"country": country_id, "message": message_id, "contact": contact_id, "ref": ref}
+
+    def pages(self, query: str) -> int:
+        def read() -> None:
+            self.database.execute("select set_config('request.jwt.claim.sub', %s, true)", (self.user_id,))
+            self.database.execute(f"set local role {self.role}".encode())
+            self.database.execute(query.encode(), self.given)
+            self.database.execute("reset role")
+
+        return pages(self.database, read)
+
+
+@pytest.fixture(scope="module")
+def readers(stack: Stack) -> Iterator[dict[str, tuple[Reader, dict[str, int]]]]:
+    """By role: who reads a country with a long log, and what each read cost when there was a short one."""
+    with psycopg.connect(stack.admin_url, autocommit=True) as database:
+        small, large = Land(database).country_id, Land(database).country_id
+        fill(database, small, Stock(messages=300, people=30))
+        roles = ("service_role", "authenticated")
+        before = {role: Reader(database, role, small) for role in roles}
+        costs = {role: {read: reader.pages(READS[read]) for read in READS} for role, reader in before.items()}
+        fill(database, large, Stock(messages=MANY, people=MANY // 10))
+        database.execute("analyze whatsapp.messages")
+        yield {role: (Reader(database, role, large), costs[role]) for role in roles}
+
+
+@pytest.mark.parametrize("role", ["service_role", "authenticated"])
+@pytest.mark.parametrize("read", READS)
+def test_a_documented_read_costs_the_same_however_long_the_log(
+    readers: dict[str, tuple[Reader, dict[str, int]]], role: str, read: str
+) -> None:
+    reader, before = readers[role]
+
+    assert reader.pages(READS[read]) <= before[read] * 1.3 + FEW
+
+
+def test_a_member_finds_a_message_by_its_id_alone_however_long_the_log(
+    readers: dict[str, tuple[Reader, dict[str, int]]],
+) -> None:
+    reader, before = readers["authenticated"]
+
+    assert reader.pages(BY_ID_ALONE) <= before["a message"] + FEW
+
+
+def test_events_that_need_a_look_are_found_however_many_do_not(
+    readers: dict[str, tuple[Reader, dict[str, int]]],
+) -> None:
+    reader, _ = readers["service_role"]
+
+    assert reader.pages(TO_LOOK_AT) <= 20 + FEW
