@@ -37,6 +37,8 @@ class Effect(StrEnum):
     """No marketing to this person until they resume it."""
     PAUSE_TEMPLATE = "pause_template"
     """Stop this template in this language, for `wait_seconds` or until Meta reports it approved."""
+    REST_TEMPLATE = "rest_template"
+    """Too much of this template for now: its campaigns rest for `wait_seconds`. Meta has not paused it."""
     DISABLE_TEMPLATE = "disable_template"
     """This template is gone for good."""
     REFRESH_TEMPLATE = "refresh_template"
@@ -327,7 +329,7 @@ _ROWS = (
         _HOLD,
         Effect.PAUSE_TEMPLATE,
     ),
-    MetaError(132069, "The flow of the template is throttled", _TRY_LATER, _WAIT, wait_seconds=_HOUR),
+    MetaError(132069, "The flow of the template is throttled", _TRY_LATER, _WAIT, Effect.REST_TEMPLATE, _HOUR),
     # Registration of the number
     MetaError(133000, "A former deregistration is incomplete", _REGISTER, _HOLD, Effect.STOP_ACCOUNT),
     MetaError(133004, "Meta's server is temporarily unavailable", _TRY_LATER, _RETRY, attempts=5),

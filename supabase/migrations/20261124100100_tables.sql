@@ -214,7 +214,7 @@ create table whatsapp.lanes (
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 ) with (fillfactor = 50);
 comment on table whatsapp.lanes is 'The queue''s lanes: replies (0) before utility (1) before marketing (2); lanes of one priority take turns.';
-comment on column whatsapp.lanes.held_until is 'A whole campaign waits, for quiet_hours or the messaging_limit: one row, however many messages stand in the lane.';
+comment on column whatsapp.lanes.held_until is 'A whole campaign waits, for quiet_hours, the messaging_limit or a template_throttled by Meta: one row, however many messages stand in the lane.';
 
 create table whatsapp.queue (
   country_id text not null,

@@ -103,6 +103,19 @@ begin
         where effect in ('pause_templates', 'policy_block') group by 1, 2 order by 1, 2) r
   where a.country_id = r.country_id and a.account_id = r.account_id;
 
+  -- Enough of a template for now: its campaigns rest as a whole, or each of their messages would ask Meta for itself.
+  update whatsapp.lanes l
+  set held_until = greatest(l.held_until, r.until), held_reason = 'template_throttled'
+  from (
+    select c.country_id, c.account_id, whatsapp_internal.lane_of_campaign(c.campaign_id) as lane, now() + t.seconds * interval '1 second' as until
+    from (select country_id, account_id, template_name, template_language, max(coalesce(nullif(wait_seconds, 0), 3600)) as seconds
+          from unnest(p_results) where effect = 'rest_template' group by 1, 2, 3, 4) t
+    join whatsapp.campaigns c
+      on c.country_id = t.country_id and c.account_id = t.account_id and c.template_name = t.template_name
+      and c.template_language = t.template_language and c.state in ('scheduled', 'running')
+  ) r
+  where l.country_id = r.country_id and l.account_id = r.account_id and l.lane = r.lane;
+
   -- refresh_template needs nothing here: the next templates-sync brings what Meta has.
 
   -- Throughput reached (130429): the number rests for a moment and goes on at half its rate; sweep raises it again.
@@ -234,6 +247,8 @@ begin
     run_at = case
       -- Its campaign is paused with the template (apply_effects) and goes on when Meta approves it: a wait of its own would outlast that.
       when r.effect = 'pause_template' and q.lane like 'campaign:%' then q.run_at
+      -- It rests with its lane.
+      when r.effect = 'rest_template' and q.lane like 'campaign:%' then q.run_at
       -- These wait for the account (templates_paused_until, or until it is resumed), and go with it. A single reply that Meta refused does not.
       when r.effect = 'pause_templates' and q.lane = 'reply' then now() + least(power(2, q.waits), 60) * interval '1 minute'
       when r.effect in ('pause_templates', 'policy_block') then q.run_at

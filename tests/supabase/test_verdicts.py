@@ -90,6 +90,7 @@ VERDICTS = {
     "the experiment": Verdict(130472, "failed", True, True),
     "enough marketing": Verdict(131049, "failed", True, True),
     "the template is not there yet": Verdict(132001, "queued", True, True, status=404, waits=15 * 60),
+    "a throttled flow": Verdict(132069, "queued", True, True, waits=3_600),
     "a parameter is not allowed": Verdict(132018, "failed", True, True),
     "the media's host was away": Verdict(131053, "queued", True, True, waits=1),
 }
@@ -172,6 +173,22 @@ def test_a_reply_refused_for_spam_is_tried_again_ever_more_seldom(land: Land) ->
         land.run("update whatsapp.queue set run_at = now() where country_id = %s", land.country_id)
         [reply] = messages_of(land.claim())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_throttled_flow_rests_its_campaigns_as_a_whole(land: Land) -> None:
+    """Ten messages with a flow an hour: a campaign of many must not ask Meta for each of them."""
+    campaign_id = land.campaign(*(some_phone() for _ in range(3)))["campaign_id"]
+    [first] = messages_of(land.claim(limit=1))
+    land.settle(result(land, first, 132069))
+
+    assert messages_of(land.claim()) == []
+    progress = land.one("select whatsapp.campaign_progress(%s, %s) as seen", [land.country_id, campaign_id])["seen"]
+    assert (progress["state"], progress["held"]["reason"]) == ("running", "template_throttled")
+    assert leaves(land, land.template())
+    assert leaves(land, offer(land))
+
+    land.run("update whatsapp.lanes set held_until = now() where country_id = %s", land.country_id)
+    assert len(messages_of(land.claim())) == 3
 
 
 # ── Marketing that Meta holds back ────────────────────────────────────────────────────────────────

@@ -65,7 +65,7 @@ DECISIONS: dict[int, tuple[Disposition, Effect, int, int]] = {
     132015: (Disposition.HOLD, Effect.PAUSE_TEMPLATE, 3 * 3_600, 0),
     132016: (Disposition.PERMANENT, Effect.DISABLE_TEMPLATE, 0, 0),
     132018: (Disposition.PERMANENT, Effect.REFRESH_TEMPLATE, 0, 0),
-    132069: (Disposition.WAIT, Effect.NONE, 3_600, 0),
+    132069: (Disposition.WAIT, Effect.REST_TEMPLATE, 3_600, 0),
     133010: (Disposition.HOLD, Effect.STOP_ACCOUNT, 0, 0),
     134103: (Disposition.PERMANENT, Effect.NONE, 0, 0),
     138010: (Disposition.PERMANENT, Effect.NONE, 0, 0),
