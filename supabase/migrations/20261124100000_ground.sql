@@ -48,6 +48,11 @@ return case
   else fallback
 end;
 
+-- Whether a message failed because we gave it up: nobody had said what became of it. That is a guess; any word of Meta's takes it back.
+create function whatsapp_internal.given_up(error_code integer, error_title text) returns boolean
+language sql immutable parallel safe
+return coalesce(error_title = 'outcome_unknown' and error_code is null, false);
+
 -- Unix seconds from a webhook as a time that can be trusted: never in the future, now where Meta sent none.
 create function whatsapp_internal.event_time(seconds double precision) returns timestamptz
 language sql stable parallel safe

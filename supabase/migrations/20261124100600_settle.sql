@@ -12,8 +12,9 @@
 --   returns    jsonb    {"settled": n, "stale": n}
 --
 -- Safe to repeat, and fenced: what is not leased under this lease any more is only changed by an answer that proves what happened.
--- An acceptance always counts, however late. A `released` takes back even a message that has become unknown under the same lease:
--- the drainer that held it knows it was not sent.
+-- An acceptance always counts, however late, and takes back that we gave the message up for lost. A `released` takes back even a message that
+-- has become unknown under the same lease: the drainer that held it knows it was not sent. What cannot be stored of a result (a wamid that
+-- another message holds, an id that is none) is left out, never the fact.
 --
 -- Locks: messages, queue, contacts, conversations and so on, in the one order of …_tables.sql.
 
@@ -172,23 +173,18 @@ declare
   v_results whatsapp_internal.result[];
   v_effects whatsapp_internal.result[];
 begin
-  -- Messages are locked here, in order. A result counts if its lease still holds the row, or proves what happened to it.
+  -- Messages are locked here, in order.
   select array_agg(row(
-      r.country_id, r.message_id, r.lease_id,
-      case
-        -- A status webhook was faster: whatever the answer was, the message is on its way and is not sent again.
-        when coalesce(m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at) is not null then 'accepted'
-        when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
-        else r.outcome
-      end,
-      r.wamid, r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts, r.detail,
-      m.account_id, m.contact_id, m.template_name, m.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
+      r.country_id, r.message_id, r.lease_id, r.outcome, case when length(r.wamid) <= 512 then r.wamid end,
+      case when r.wa_id ~ '^[0-9]{5,20}$' then r.wa_id end, case when length(r.user_id) <= 150 then r.user_id end,
+      case when r.code ~ '^-?[0-9]{1,9}$' then r.code::integer end, r.title, r.details, r.effect, case when r.wait_seconds < 2592000 then r.wait_seconds when r.wait_seconds is not null then 2592000 end, r.max_attempts,
+      r.detail, m.account_id, m.contact_id, m.template_name, m.template_language)::whatsapp_internal.result)
   into v_results
   from (
     select distinct on (country_id, message_id) r.*
     from unnest(p_results) i,
       jsonb_to_record(i) as r (
-        country_id text, message_id uuid, lease_id uuid, outcome text, wamid text, wa_id text, user_id text, code integer, title text,
+        country_id text, message_id uuid, lease_id uuid, outcome text, wamid text, wa_id text, user_id text, code text, title text,
         details text, effect text, wait_seconds double precision, max_attempts integer, detail jsonb)
     order by country_id, message_id
   ) r
@@ -196,8 +192,32 @@ begin
     select m.* from whatsapp.messages m
     where m.country_id = r.country_id and m.message_id = r.message_id
     for no key update of m
-  ) m
+  ) m;
+
+  -- Looked at in a statement of its own, which sees what whoever held them before has done: the same call, when it is repeated. A result counts
+  -- if its lease still holds the row, or proves what happened to it.
+  select array_agg(row(
+      r.country_id, r.message_id, r.lease_id,
+      case
+        -- A status webhook was faster, or the acceptance of an earlier try: whatever the answer was, the message is on its way and is not sent again.
+        when coalesce(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at) is not null then 'accepted'
+        when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
+        else r.outcome
+      end,
+      case when r.turn = 1 and other.message_id is null then r.wamid end,
+      r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts,
+      case when r.turn > 1 or other.message_id is not null then coalesce(r.detail, '{}') || jsonb_build_object('wamid_of_another', r.wamid)
+        else r.detail end,
+      r.account_id, r.contact_id, r.template_name, r.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
+  into v_results
+  from (
+    select *, case when wamid is null then 1 else row_number() over (partition by country_id, account_id, wamid order by message_id) end as turn
+    from unnest(v_results)
+  ) r
+  join whatsapp.messages m on m.country_id = r.country_id and m.message_id = r.message_id
   left join whatsapp.queue q on q.country_id = r.country_id and q.message_id = r.message_id
+  left join whatsapp.messages other
+    on other.country_id = r.country_id and other.account_id = r.account_id and other.wamid = r.wamid and other.message_id <> r.message_id
   where case r.outcome
     when 'accepted' then m.accepted_at is null or q.message_id is not null
     when 'unknown' then q.lease_id = r.lease_id and q.unknown_until is null
@@ -212,15 +232,21 @@ begin
   set
     wamid = coalesce(r.wamid, m.wamid),
     accepted_at = case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
-    failed_at = case when r.outcome = 'rejected' then coalesce(m.failed_at, now()) else m.failed_at end,
+    failed_at = case
+      when r.outcome = 'rejected' then coalesce(m.failed_at, now())
+      when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
+    end,
     error_code = coalesce(r.code, m.error_code),
-    error_title = coalesce(r.title, m.error_title),
+    error_title = coalesce(r.title, case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end),
     error_details = coalesce(r.details, m.error_details),
     attempts = case when r.outcome in ('held', 'released') then greatest(m.attempts - 1, 0) else m.attempts end,
     state = whatsapp_internal.state_of(
       case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
       m.sent_at, m.delivered_at, m.read_at, m.played_at,
-      case when r.outcome = 'rejected' then coalesce(m.failed_at, now()) else m.failed_at end,
+      case
+        when r.outcome = 'rejected' then coalesce(m.failed_at, now())
+        when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
+      end,
       case when r.outcome = 'unknown' then 'unknown' else 'queued' end)
   from unnest(v_results) r
   where m.country_id = r.country_id and m.message_id = r.message_id;

@@ -69,14 +69,17 @@ begin
       delivered_at = least(m.delivered_at, f.delivered_at),
       read_at = least(m.read_at, f.read_at),
       played_at = least(m.played_at, f.played_at),
-      failed_at = least(m.failed_at, f.failed_at),
+      -- Whatever Meta tells takes back that we gave it up for lost.
+      failed_at = least(case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at end, f.failed_at),
       error_code = coalesce(m.error_code, (f.error ->> 'code')::integer),
-      error_title = coalesce(m.error_title, f.error ->> 'title'),
+      error_title = coalesce(
+        case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end, f.error ->> 'title'),
       error_details = coalesce(m.error_details, f.error ->> 'details'),
       price = coalesce(m.price, f.price),
       state = whatsapp_internal.state_of(
         m.accepted_at, least(m.sent_at, f.sent_at), least(m.delivered_at, f.delivered_at), least(m.read_at, f.read_at),
-        least(m.played_at, f.played_at), least(m.failed_at, f.failed_at), m.state)
+        least(m.played_at, f.played_at),
+        least(case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at end, f.failed_at), m.state)
     from locked f
     where m.country_id = f.country_id and m.message_id = f.message_id
     returning m.country_id, m.message_id, m.account_id, m.contact_id, m.template_name, m.template_language, m.accepted_at, f.error

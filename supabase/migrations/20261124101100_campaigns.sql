@@ -639,10 +639,12 @@ begin
   where l.country_id = d.country_id and l.account_id = d.account_id and l.lane = whatsapp_internal.lane_of_campaign(d.campaign_id);
 
   with seen as (
-    select k.country_id, k.campaign_id, sum(k.n) as settled, sum(k.n) filter (where k.key = 'failed') as failed
+    -- What we gave up for lost, as after a crash of ours, says nothing of the campaign.
+    select k.country_id, k.campaign_id, sum(case k.key when 'failed:unknown' then -k.n else k.n end) as settled,
+      sum(case k.key when 'failed' then k.n when 'failed:unknown' then -k.n end) as failed
     from whatsapp.campaign_counts k
     join whatsapp.campaigns c on c.country_id = k.country_id and c.campaign_id = k.campaign_id and c.state = 'running'
-    where k.key in ('accepted', 'sent', 'delivered', 'read', 'played', 'failed')
+    where k.key in ('accepted', 'sent', 'delivered', 'read', 'played', 'failed', 'failed:unknown')
     group by 1, 2
   ),
   judged as (
@@ -653,7 +655,12 @@ begin
       state_since = case when failing then now() else c.state_since end
     from seen s
     cross join lateral (
-      select coalesce(s.failed, 0) - old.checked_failed > old.failure_share * (s.settled - old.checked_settled) as failing
+      select coalesce(s.failed, 0) - old.checked_failed > old.failure_share * (s.settled - old.checked_settled)
+        -- Where nothing is left to send, nothing is left to stop.
+        and exists (
+          select from whatsapp.queue q
+          where q.country_id = old.country_id and q.account_id = old.account_id and q.lane = whatsapp_internal.lane_of_campaign(old.campaign_id)
+            and q.lease_id is null and q.unknown_until is null) as failing
       from whatsapp.campaigns old where old.country_id = s.country_id and old.campaign_id = s.campaign_id) f
     where c.country_id = s.country_id and c.campaign_id = s.campaign_id and s.settled - c.checked_settled >= 200
     returning c.country_id, c.account_id, c.campaign_id, c.state

@@ -85,6 +85,10 @@ class Land:
     def text(self, phone: str, **more: object) -> Row:
         return self._item(phone, "text", {"type": "text", "text": {"body": "hello"}}) | more
 
+    def progress(self, campaign_id: str) -> Row:
+        row = self.one("select whatsapp.campaign_progress(%s, %s) as answer", (self.country_id, campaign_id))
+        return dict(row["answer"])
+
     def _item(self, phone: str | None, kind: str, content: object) -> Row:
         phone = phone or some_phone()
         return {
