@@ -69,16 +69,32 @@ begin
     end,
     quiet.until is not null,
     counted.person,
-    not exists (
-      select from whatsapp_internal.portfolio_people k
-      where k.portfolio = p_portfolio and k.person = counted.person and k.minute > whatsapp_internal.portfolio_horizon(p_at))
+    coalesce((
+      select k.minute from whatsapp_internal.portfolio_people k where k.portfolio = p_portfolio and k.person = counted.person
+    ) <= whatsapp_internal.portfolio_horizon(p_at), true)
   from head h
-  join whatsapp.messages m on m.country_id = h.country_id and m.message_id = h.message_id
-  join whatsapp.accounts a on a.country_id = h.country_id and a.account_id = h.account_id
-  join whatsapp.contacts c on c.country_id = h.country_id and c.contact_id = h.contact_id
-  join whatsapp.conversations v on v.country_id = h.country_id and v.account_id = h.account_id and v.contact_id = h.contact_id
-  left join whatsapp.templates t
-    on t.country_id = h.country_id and t.account_id = h.account_id and t.name = m.template_name and t.language = m.template_language
+  -- Each looked up for itself, which can only be by its key: as plain joins, the people of a whole country were read for each candidate where
+  -- the planner took countries for small. A message or conversation that somebody changes just now, as a webhook does, is left for the next
+  -- claim: whoever holds the throttle row waits for no other (lock order: …_tables.sql).
+  cross join lateral (
+    select m.* from whatsapp.messages m where m.country_id = h.country_id and m.message_id = h.message_id for no key update skip locked
+  ) m
+  cross join lateral (
+    select a.* from whatsapp.accounts a where a.country_id = h.country_id and a.account_id = h.account_id limit 1
+  ) a
+  cross join lateral (
+    select c.* from whatsapp.contacts c where c.country_id = h.country_id and c.contact_id = h.contact_id limit 1
+  ) c
+  cross join lateral (
+    select v.* from whatsapp.conversations v
+    where v.country_id = h.country_id and v.account_id = h.account_id and v.contact_id = h.contact_id
+    for no key update skip locked
+  ) v
+  left join lateral (
+    select t.status, t.category from whatsapp.templates t
+    where t.country_id = h.country_id and t.account_id = h.account_id and t.name = m.template_name and t.language = m.template_language
+    limit 1
+  ) t on true
   left join lateral (
     select true as found
     from whatsapp.queue q
@@ -96,10 +112,7 @@ begin
     select case when p_portfolio is not null and m.kind = 'template' and coalesce(v.window_until - interval '1 minute' <= p_at, true)
       then whatsapp_internal.person_of(c.match_key, c.bsuid) end as person
   ) counted
-  order by h.due_at, h.message_id
-  -- A message or conversation that somebody changes just now, as a webhook does, is left for the next claim: whoever holds the throttle row waits
-  -- for no other (lock order: …_tables.sql).
-  for no key update of m, v skip locked;
+  order by h.due_at, h.message_id;
 end
 $$;
 
@@ -138,9 +151,15 @@ begin
         'in_ms', greatest(0, round(extract(epoch from l.slot_at + (i.n - 1) * l.slot_step - v_now) * 1000))
       ) order by i.n), '[]'::jsonb)
       from unnest(l.message_ids) with ordinality as i (message_id, n)
-      join whatsapp.queue q on q.country_id = l.country_id and q.message_id = i.message_id and q.lease_id = l.lease_id
-      join whatsapp.messages m on m.country_id = l.country_id and m.message_id = i.message_id
-      join whatsapp.contacts c on c.country_id = l.country_id and c.contact_id = m.contact_id))
+      cross join lateral (
+        select q.* from whatsapp.queue q where q.country_id = l.country_id and q.message_id = i.message_id and q.lease_id = l.lease_id limit 1
+      ) q
+      cross join lateral (
+        select m.* from whatsapp.messages m where m.country_id = l.country_id and m.message_id = i.message_id limit 1
+      ) m
+      cross join lateral (
+        select c.* from whatsapp.contacts c where c.country_id = l.country_id and c.contact_id = m.contact_id limit 1
+      ) c))
   from whatsapp.leases l
   where l.country_id = p_country and l.lease_id = p_lease);
 end

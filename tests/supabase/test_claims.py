@@ -144,24 +144,21 @@ def test_thousands_of_unknown_messages_cost_a_claim_nothing(database: Database) 
         claimed = messages_of(crowded.claim(1000))
         crowded.settle(*(crowded.outcome(one, "unknown") for one in claimed))
     assert crowded.count("messages", state="unknown") == 2000
-    pages = {}
+    pages: dict[Land, int] = {}
+    claim_of_five = "select whatsapp.claim(gen_random_uuid(), %s, 5, '60 seconds', '100 seconds')"
     for land in (crowded, empty):
         land.run("vacuum analyze")
-        land.enqueue(*(land.template() for _ in range(5)))
-        claim_of_five = "select whatsapp.claim(gen_random_uuid(), %s, 5, '60 seconds', '100 seconds')"
-        [row] = land.all(f"explain (analyze, buffers, format json) {claim_of_five}", [land.accounts])
-        plan = row["QUERY PLAN"][0]["Plan"]
-        pages[land] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-        assert (
-            len(
-                land.all(
-                    "select 1 from whatsapp.queue where country_id = %s and unknown_until is null", [land.country_id]
-                )
-            )
-            == 5
+        for _ in range(2):  # the first call after an analyze makes its plans
+            land.enqueue(*(land.template() for _ in range(5)))
+            [row] = land.all(f"explain (analyze, buffers, format json) {claim_of_five}", [land.accounts])
+            plan = row["QUERY PLAN"][0]["Plan"]
+            pages[land] = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        in_flight = (
+            "select 1 from whatsapp.queue where country_id = %s and unknown_until is null and lease_id is not null"
         )
+        assert len(land.all(in_flight, [land.country_id])) == 10
 
-    assert pages[crowded] < 1.1 * pages[empty], pages
+    assert pages[crowded] < 1.1 * pages[empty], list(pages.values())
 
 
 def test_slots_are_spaced_by_the_rate_of_the_number(database: Database) -> None:
