@@ -35,10 +35,14 @@ check: $(READY) ## format, lint, types and the walls between the rooms
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/deno fmt --quiet --check --line-width 130 supabase/functions
+	@$(VENV)/bin/deno lint --quiet supabase/functions
+	@$(VENV)/bin/deno check --quiet supabase/functions/*/index.ts
 
 format: $(READY) ## put the code into its format
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
+	@$(VENV)/bin/deno fmt --quiet --line-width 130 supabase/functions
 
 bench: $(READY) ## measure, side by side with what else there is
 	@$(RUN) -m tests.benchmarks

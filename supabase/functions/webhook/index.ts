@@ -1,0 +1,3 @@
+import { forward } from "../_shared/forward.ts";
+
+Deno.serve(forward("webhook"));
