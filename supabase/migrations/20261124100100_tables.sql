@@ -79,7 +79,12 @@ create table whatsapp.contacts (
   wa_id text,
   match_key text,
   bsuid text,
+  bsuid_portfolio text,
+  parent_bsuid text,
+  bound_at timestamptz,
   name text,
+  username text,
+  identity_key_hash text,
   opted_in_at timestamptz,
   opted_out_at timestamptz,
   marketing_opted_out_at timestamptz,
@@ -97,6 +102,25 @@ comment on table whatsapp.contacts is 'A person in a country, known by phone, Wh
 comment on column whatsapp.contacts.phone is 'E.164 as a caller gave it. Never rewritten.';
 comment on column whatsapp.contacts.wa_id is 'Digits as Meta reported them. Never rewritten; may differ from phone (Mexico 521, Argentina 549, Brazil''s ninth digit).';
 comment on column whatsapp.contacts.match_key is 'The canonical digits by which phone and wa_id of one person meet. Unique, hence so are phone and wa_id.';
+comment on column whatsapp.contacts.bsuid_portfolio is 'Whose id the BSUID is: each business portfolio has its own for a person. Null where a caller gave it.';
+comment on column whatsapp.contacts.bound_at is 'Since when, by Meta''s clock, these names are known to be this person''s: what is older does not move them.';
+comment on column whatsapp.contacts.merged_into is 'It turned out to be the same person as that row, to which everything went. Never a row that is merged itself.';
+comment on column whatsapp.contacts.identity_key_hash is 'Meta''s word for the identity behind the number, where the number has identity checks on.';
+
+create table whatsapp.former_names (
+  country_id text not null,
+  name text not null,
+  contact_id uuid not null,
+  until timestamptz not null,
+  bsuid text,
+  primary key (country_id, name, contact_id),
+  foreign key (country_id, contact_id) references whatsapp.contacts (country_id, contact_id)
+);
+create index former_names_by_contact on whatsapp.former_names (country_id, contact_id);
+comment on table whatsapp.former_names is
+  'Names that people gave up: match keys, which pass to others, and BSUIDs, which do not. What Meta brings late finds its person by them.';
+comment on column whatsapp.former_names.until is 'When, by Meta''s clock. Infinity is a BSUID that is not given up but another portfolio''s.';
+comment on column whatsapp.former_names.bsuid is 'Of a number: the BSUID the person had with it, where known.';
 
 create table whatsapp.conversations (
   country_id text not null,

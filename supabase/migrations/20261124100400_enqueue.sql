@@ -179,7 +179,7 @@ begin
   select distinct d.country_id, d.bsuid
   from unnest(p_drafts) d
   where d.status is null and d.bsuid is not null
-    and not exists (select from whatsapp.contacts c where c.country_id = d.country_id and c.bsuid = d.bsuid)
+    and not exists (select from whatsapp_internal.holder_of_bsuid(d.country_id, d.bsuid))
   order by d.country_id, d.bsuid
   on conflict do nothing;
 
@@ -204,7 +204,7 @@ begin
       union all
       select c.contact_id from whatsapp.contacts c where c.country_id = d.country_id and c.match_key = d.match_key
       union all
-      select c.contact_id from whatsapp.contacts c where c.country_id = d.country_id and c.bsuid = d.bsuid
+      select h.contact_id from whatsapp_internal.holder_of_bsuid(d.country_id, d.bsuid) h
       limit 1
     ) c on true
   );
@@ -337,6 +337,10 @@ begin
     )) order by n), '[]'::jsonb)
     from unnest(v_drafts)
   );
+exception
+  -- Two of these people have just been joined, and the conversation went with it. Tried again, they are found.
+  when foreign_key_violation then
+    raise exception 'somebody else has just joined two of these people' using errcode = 'serialization_failure';
 end
 $$;
 comment on function whatsapp.enqueue is 'Verb 1 of 5. Judges a batch of messages, writes log and queue, answers a verdict per item. Safe to repeat.';

@@ -292,9 +292,10 @@ begin
   perform whatsapp_internal.hold_contacts(array_agg(r.country_id), array_agg(r.contact_id))
   from unnest(v_effects) r
   where r.wa_id is not null or r.user_id is not null or r.effect <> 'none';
-  perform whatsapp_internal.learn_ids(v_results);
   perform whatsapp_internal.free_conversations(v_results);
   perform whatsapp_internal.apply_effects(v_effects);
+  -- Last: it may find that one of these people is another, and everything above speaks of who they were.
+  perform whatsapp_internal.learn_ids(v_results);
 
   return jsonb_build_object('settled', cardinality(v_results), 'stale', cardinality(p_results) - cardinality(v_results));
 end
@@ -344,23 +345,6 @@ as $$
   set sending_until = null, last_message_at = now()
   from (select distinct country_id, account_id, contact_id from unnest(p_results) order by 1, 2, 3) r
   where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id
-$$;
-
--- Meta's answer may tell the WhatsApp id or BSUID of a person known only by phone.
-create function whatsapp_internal.learn_ids(p_results whatsapp_internal.result[]) returns void
-language sql volatile set search_path = ''
-as $$
-  update whatsapp.contacts c
-  set wa_id = coalesce(c.wa_id, r.wa_id), bsuid = coalesce(c.bsuid, r.user_id)
-  from (
-    select distinct on (country_id, contact_id) country_id, contact_id, wa_id, user_id from unnest(p_results)
-    where outcome = 'accepted' and (wa_id is not null or user_id is not null)
-    order by country_id, contact_id
-  ) r
-  where c.country_id = r.country_id and c.contact_id = r.contact_id
-    and ((c.wa_id is null and r.wa_id is not null)
-      or (c.bsuid is null and r.user_id is not null
-          and not exists (select from whatsapp.contacts o where o.country_id = r.country_id and o.bsuid = r.user_id)))
 $$;
 
 revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;

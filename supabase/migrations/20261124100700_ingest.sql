@@ -119,114 +119,22 @@ begin
 end
 $$;
 
--- People who changed number or user id (Meta regenerates the BSUID with the number). The person keeps their row under the new names; if
--- the new names belong to a row already, the two are one person: that row goes on, the old one points to it, and a wish to be left alone
--- is carried over. The old number is let go, for it may pass to somebody else.
-create function whatsapp_internal.move_contacts(p_events jsonb[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_move record;
-  v_old uuid;
-  v_new uuid;
-begin
-  for v_move in
-    select i ->> 'country_id' as country_id, r.*
-    from unnest(p_events) i,
-      jsonb_to_record(i -> 'contact') as r (wa_id text, match_key text, bsuid text, previous_match_key text, previous_bsuid text)
-    where i ->> 'kind' = 'system'
-    order by 1, (i ->> 'at')::double precision
-  loop
-    v_old := whatsapp_internal.contact_of(v_move.country_id, v_move.previous_match_key, v_move.previous_bsuid);
-    v_new := whatsapp_internal.contact_of(v_move.country_id, v_move.match_key, v_move.bsuid);
-    continue when v_old is null or v_old = v_new;
-    if v_new is null then
-      update whatsapp.contacts c
-      set match_key = coalesce(v_move.match_key, case when v_move.bsuid is null then c.match_key end),
-        bsuid = coalesce(v_move.bsuid, case when v_move.match_key is null then c.bsuid end),
-        wa_id = v_move.wa_id, phone = null
-      where c.country_id = v_move.country_id and c.contact_id = v_old and coalesce(v_move.match_key, v_move.bsuid) is not null;
-    else
-      update whatsapp.contacts n
-      set opted_out_at = coalesce(n.opted_out_at, o.opted_out_at),
-        marketing_opted_out_at = coalesce(n.marketing_opted_out_at, o.marketing_opted_out_at),
-        marketing_cooled_until = greatest(n.marketing_cooled_until, o.marketing_cooled_until), name = coalesce(n.name, o.name)
-      from whatsapp.contacts o
-      where o.country_id = v_move.country_id and o.contact_id = v_old and n.country_id = v_move.country_id and n.contact_id = v_new;
-      update whatsapp.contacts c set merged_into = v_new, match_key = null, bsuid = null
-      where c.country_id = v_move.country_id and c.contact_id = v_old;
-    end if;
-  end loop;
-end
-$$;
-
--- The people of a batch: found by BSUID or by the digits they write from, made known if new, and told what Meta now calls them.
-create function whatsapp_internal.meet_contacts(p_events jsonb[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  perform whatsapp_internal.move_contacts(p_events);
-
-  insert into whatsapp.contacts (country_id, wa_id, match_key, bsuid, name)
-  select distinct on (p.country_id, coalesce(p.match_key, p.bsuid)) p.country_id, p.wa_id, p.match_key, p.bsuid, p.name
-  from whatsapp_internal.people_of(p_events) p
-  where not exists (
-    select from whatsapp.contacts c where c.country_id = p.country_id and (c.match_key = p.match_key or c.bsuid = p.bsuid))
-  order by p.country_id, coalesce(p.match_key, p.bsuid), p.bsuid
-  on conflict do nothing;
-
-  update whatsapp.contacts c
-  set wa_id = coalesce(p.wa_id, c.wa_id), name = coalesce(p.name, c.name), match_key = coalesce(c.match_key, p.match_key),
-    bsuid = case
-      when p.bsuid is null or exists (
-        select from whatsapp.contacts o where o.country_id = p.country_id and o.bsuid = p.bsuid and o.contact_id <> c.contact_id)
-      then c.bsuid else p.bsuid end
-  from (
-    select distinct on (p.country_id, f.contact_id) f.contact_id, p.*
-    from whatsapp_internal.people_of(p_events) p
-    cross join lateral whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid) as f (contact_id)
-    order by p.country_id, f.contact_id, p.bsuid nulls last
-  ) p
-  where c.country_id = p.country_id and c.contact_id = p.contact_id
-    and (p.wa_id is distinct from c.wa_id or p.bsuid is distinct from c.bsuid or p.name is distinct from c.name);
-end
-$$;
-
--- Who the events of a batch that come from a person come from.
-create function whatsapp_internal.people_of(p_events jsonb[])
-returns table (country_id text, wa_id text, match_key text, bsuid text, name text)
-language sql immutable set search_path = ''
-as $$
-  select i ->> 'country_id', r.wa_id, r.match_key, r.bsuid, r.name
-  from unnest(p_events) i, jsonb_to_record(i -> 'contact') as r (wa_id text, match_key text, bsuid text, name text)
-  where i ->> 'kind' in ('message', 'call', 'preference') and coalesce(r.match_key, r.bsuid) is not null
-$$;
-
--- One person by either name; the digits win where the two point at different rows, for they are what a caller knows.
-create function whatsapp_internal.contact_of(p_country text, p_match_key text, p_bsuid text) returns uuid
-language sql stable set search_path = ''
-as $$
-  select contact_id from whatsapp.contacts
-  where country_id = p_country and (match_key = p_match_key or bsuid = p_bsuid)
-  order by match_key is not distinct from p_match_key desc
-  limit 1
-$$;
-
 -- Inbound messages and calls: the log, the story, the window of 24 hours from the person's own time stamp, and what they say of consent
 -- (…_consent.sql).
 create function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
+declare
+  v_people uuid[];
 begin
-  perform whatsapp_internal.meet_contacts(p_events);
-
   with inbound as materialized (
     select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, i ->> 'kind' as kind, i ->> 'wamid' as wamid,
-      i -> 'content' as content, i -> 'error' as error, whatsapp_internal.event_time((i ->> 'at')::double precision) as at,
-      whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid') as contact_id,
+      i -> 'content' as content, i -> 'error' as error, t.at, p.contact_id,
       -- Meta does not say that a reaction, a correction or a deletion opens the window: what is not said is not relied upon.
       i ->> 'kind' = 'call' or coalesce(i -> 'content' ->> 'type', '') not in ('reaction', 'edit', 'revoke') as opens
     from unnest(p_events) i
+    cross join lateral (select whatsapp_internal.event_time((i ->> 'at')::double precision) as at) t
+    left join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', t.at) p on true
     where i ->> 'kind' in ('message', 'call')
   ),
   opened as (
@@ -248,11 +156,22 @@ begin
     order by country_id, at
     on conflict do nothing
     returning country_id, message_id, account_id, wamid, created_at
+  ),
+  told as (
+    insert into whatsapp.message_events (country_id, message_id, event, at, code, title)
+    select l.country_id, l.message_id, 'message_received', l.created_at, (i.error ->> 'code')::integer, i.error ->> 'title'
+    from logged l
+    join inbound i on i.country_id = l.country_id and i.account_id = l.account_id and i.wamid = l.wamid
   )
-  insert into whatsapp.message_events (country_id, message_id, event, at, code, title)
-  select l.country_id, l.message_id, 'message_received', l.created_at, (i.error ->> 'code')::integer, i.error ->> 'title'
-  from logged l
-  join inbound i on i.country_id = l.country_id and i.account_id = l.account_id and i.wamid = l.wamid;
+  select array_agg(contact_id) into v_people from inbound;
+
+  -- Joined with another by a batch that ran beside this one: what was just written would belong to nobody. Tried again, they are found.
+  if exists (
+    select from whatsapp.contacts c
+    where c.country_id in (select i ->> 'country_id' from unnest(p_events) i) and c.contact_id = any (v_people) and c.merged_into is not null)
+  then
+    raise exception 'somebody else has just joined two of these people' using errcode = 'serialization_failure';
+  end if;
 
   perform whatsapp_internal.hear_consents(p_events);
 end
@@ -385,10 +304,11 @@ set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_keys uuid[];
+  v_parked_keys uuid[];
   v_new jsonb[];
+  v_people whatsapp_internal.person[];
   v_statuses jsonb[];
   v_effects whatsapp_internal.result[];
-  v_parked integer;
 begin
   with arrived as materialized (
     select distinct on (country_id, event_key)
@@ -418,13 +338,17 @@ begin
     on conflict do nothing
     returning event_key, outcome
   )
-  select array_agg(event_key) filter (where outcome = 'applied'), count(*) filter (where outcome = 'parked')
-  into v_keys, v_parked
+  select array_agg(event_key) filter (where outcome = 'applied'), array_agg(event_key) filter (where outcome = 'parked')
+  into v_keys, v_parked_keys
   from stored;
   v_new := array(
     select distinct on (key) i from unnest(p_events) i, lateral (select (i ->> 'key')::uuid as key) k where key = any (v_keys) order by key);
 
   v_statuses := array(select i from unnest(v_new) i where i ->> 'kind' = 'status');
+  -- A status tells who somebody is whether or not its message is known yet.
+  v_people := whatsapp_internal.people_of(array(
+    select i from unnest(p_events) i where (i ->> 'key')::uuid = any (v_keys) or (i ->> 'key')::uuid = any (v_parked_keys)));
+  perform whatsapp_internal.lock_people(v_people, v_statuses);
   if cardinality(v_statuses) > 0 then
     v_effects := whatsapp_internal.apply_statuses(v_statuses);
     -- A status that names our id may be the first to tell the wamid, under which others wait.
@@ -434,9 +358,9 @@ begin
       array(select i ->> 'wamid' from unnest(v_statuses) i where i ->> 'message_id' is not null)));
   end if;
   perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
-  if exists (select from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'system', 'preference')) then
-    perform whatsapp_internal.apply_inbound(
-      array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'system', 'preference')));
+  perform whatsapp_internal.meet_contacts(v_people);
+  if exists (select from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference')) then
+    perform whatsapp_internal.apply_inbound(array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference')));
   end if;
   if exists (select from unnest(v_new) i where i ->> 'kind' = 'template') then
     perform whatsapp_internal.apply_templates(v_new);
@@ -445,11 +369,14 @@ begin
     perform whatsapp_internal.apply_accounts(v_new);
   end if;
   if v_effects is not null then
-    perform whatsapp_internal.apply_effects(v_effects);
+    -- The person of a message may have turned out to be another.
+    perform whatsapp_internal.apply_effects(array(
+      select jsonb_populate_record(e, jsonb_build_object('contact_id', m.contact_id))
+      from unnest(v_effects) e join whatsapp.messages m on m.country_id = e.country_id and m.message_id = e.message_id));
   end if;
   perform whatsapp_internal.see_webhooks(p_events, v_new);
 
-  return jsonb_build_object('received', cardinality(p_events), 'applied', cardinality(v_new), 'parked', v_parked);
+  return jsonb_build_object('received', cardinality(p_events), 'applied', cardinality(v_new), 'parked', coalesce(cardinality(v_parked_keys), 0));
 end
 $$;
 comment on function whatsapp.ingest is 'Verb 4 of 5. Stores webhook events once and applies what is new. Safe to repeat.';

@@ -50,11 +50,13 @@ create table whatsapp.campaign_counts (
 );
 comment on table whatsapp.campaign_counts is 'Additions to a campaign''s counts by key (a state, "failed:<code>", "refused:<code>", "cost:<category>"); their sum counts.';
 
-alter table whatsapp.messages add column campaign_id uuid;
-create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id) where campaign_id is not null;
+alter table whatsapp.messages add column campaign_id uuid, add column campaign_again boolean;
+create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id)
+  where campaign_id is not null and campaign_again is null;
 -- No foreign key of its own: whatever puts a message into a campaign is counted in the same statement, and it is the count's that refuses a
 -- campaign which is not there, once a statement instead of once a message.
 comment on column whatsapp.messages.campaign_id is 'The campaign it belongs to; a person gets one message of a campaign.';
+comment on column whatsapp.messages.campaign_again is 'The campaign''s second message to a person who stood in two contacts when both were written.';
 
 -- A key of a bulk call stands for an answer rather than for one message.
 alter table whatsapp.idempotency_keys alter column message_id drop not null;
@@ -322,8 +324,7 @@ begin
   insert into whatsapp.contacts (country_id, bsuid)
   select distinct p_country, r.bsuid
   from unnest(p_bsuids) as r (bsuid)
-  left join lateral (
-    select c.contact_id from whatsapp.contacts c where c.country_id = p_country and c.bsuid = r.bsuid limit 1) known on true
+  left join lateral (select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, r.bsuid) h) known on true
   where r.bsuid is not null and known.contact_id is null and whatsapp_internal.is_bsuid(r.bsuid)
   order by r.bsuid;
 
@@ -339,19 +340,16 @@ begin
     from unnest(p_rows, p_match_keys, p_bsuids, p_contact_ids, p_components, p_refs)
       as r (row, match_key, bsuid, contact_id, components, ref)
     left join lateral (
-      select coalesce(n.contact_id, known.contact_id) as contact_id, coalesce(n.opted_in_at, known.opted_in_at) as opted_in_at,
-        coalesce(n.opted_out_at, known.opted_out_at) as opted_out_at,
-        coalesce(n.marketing_opted_out_at, known.marketing_opted_out_at) as marketing_opted_out_at,
-        greatest(n.marketing_cooled_until, known.marketing_cooled_until) as marketing_cooled_until
+      select living.*
       from (
-        select k.* from whatsapp.contacts k where k.country_id = p_country and k.match_key = r.match_key
+        select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = r.match_key
         union all
-        select k.* from whatsapp.contacts k where k.country_id = p_country and k.bsuid = r.bsuid
+        select k.contact_id from whatsapp_internal.holder_of_bsuid(p_country, r.bsuid) k
         union all
-        select k.* from whatsapp.contacts k where k.country_id = p_country and k.contact_id = r.contact_id
+        select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = r.contact_id
         limit 1
       ) known
-      left join whatsapp.contacts n on n.country_id = known.country_id and n.contact_id = known.merged_into
+      join whatsapp.contacts living on living.country_id = p_country and living.contact_id = known.contact_id
     ) c on true
     left join lateral (
       -- Asked of the few only whom Meta holds marketing back from.
@@ -366,7 +364,7 @@ begin
     from rows r
     left join lateral (
       select m.message_id from whatsapp.messages m
-      where m.country_id = p_country and m.campaign_id = p_campaign and m.contact_id = r.person
+      where m.country_id = p_country and m.campaign_id = p_campaign and m.contact_id = r.person and m.campaign_again is null
       limit 1
     ) m on true
   ),
@@ -426,7 +424,7 @@ begin
 exception
   -- Somebody else has just met one of these people, or taken them for the campaign. Tried again, it is seen. That is rare, and letting
   -- each insert look for it costs every row.
-  when unique_violation then
+  when unique_violation or foreign_key_violation then
     raise exception 'somebody else has just written one of these people' using errcode = 'serialization_failure';
 end
 $$;

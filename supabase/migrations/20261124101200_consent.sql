@@ -89,17 +89,39 @@ begin
     select from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id for no key update of c
   ) c;
 
+  -- Joined with another while this waited: the wish goes where the person went.
+  if exists (
+    select from unnest(p_facts) f join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id
+    where c.merged_into is not null)
+  then
+    return query select a.* from whatsapp_internal.add_consents(array(
+      select row(f.country_id, coalesce(c.merged_into, c.contact_id), f.what, f.scope, f.at, f.how, f.proof, f.recorded_by)::whatsapp_internal.consent
+      from unnest(p_facts) f join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id)) a;
+    return;
+  end if;
+
   insert into whatsapp.consents (country_id, contact_id, what, scope, at, how, proof, recorded_by)
   select f.* from unnest(p_facts) f order by f.at;
 
   return query
+  select s.country_id, s.contact_id
+  from (select array_agg(f.country_id) as countries, array_agg(f.contact_id) as contacts
+        from (select distinct f.country_id, f.contact_id from unnest(p_facts) f) f) f,
+    whatsapp_internal.stand(f.countries, f.contacts) s;
+end
+$$;
+
+-- What holds for these people, by their facts and by what stands in their rows. Answers whose standing it changed. The caller holds the rows.
+create function whatsapp_internal.stand(p_countries text[], p_contacts uuid[]) returns table (country_id text, contact_id uuid)
+language sql volatile set search_path = ''
+as $$
   with told as materialized (
     select c.country_id, c.contact_id, c.opted_in_at is null as never_in, c.opted_out_at is null as not_out,
       c.marketing_opted_out_at is null as not_out_of_marketing,
       greatest(c.opted_in_at, k.opted_in) as opted_in,
       greatest(c.opted_out_at, k.out_of_all) as out_of_all, k.in_to_all,
       greatest(c.marketing_opted_out_at, k.out_of_marketing) as out_of_marketing, k.in_to_any
-    from (select distinct f.country_id, f.contact_id from unnest(p_facts) f) f
+    from unnest(p_countries, p_contacts) as f (country_id, contact_id)
     join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id
     cross join lateral (
       select
@@ -122,8 +144,7 @@ begin
       t.not_out_of_marketing
   )
   select s.country_id, s.contact_id from standing s
-  where (s.opted_in_at is null, s.opted_out_at is null, s.marketing_opted_out_at is null) <> (s.never_in, s.not_out, s.not_out_of_marketing);
-end
+  where (s.opted_in_at is null, s.opted_out_at is null, s.marketing_opted_out_at is null) <> (s.never_in, s.not_out, s.not_out_of_marketing)
 $$;
 
 -- Which member of a row could not be written, or null.
@@ -215,9 +236,9 @@ begin
           whatsapp_internal.event_time((i ->> 'at')::double precision), 'meta', left(nullif(i -> 'content' ->> 'detail', ''), 4096), null
         )::whatsapp_internal.consent
       from unnest(p_events) i
-      cross join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid')
-        as p (contact_id)
-      where i ->> 'kind' = 'preference' and i -> 'content' ->> 'value' in ('stop', 'resume') and p.contact_id is not null));
+      cross join lateral whatsapp_internal.contact_of(
+        i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', whatsapp_internal.event_time((i ->> 'at')::double precision)) p
+      where i ->> 'kind' = 'preference' and i -> 'content' ->> 'value' in ('stop', 'resume')));
   end if;
   if exists (
     select from whatsapp.stop_words s
@@ -244,9 +265,9 @@ begin
     ) m
     join whatsapp.stop_words s
       on s.country_id = i ->> 'country_id' and s.key = case when length(m.written) <= 100 then whatsapp_internal.plain_word(m.written) end
-    cross join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid')
-      as p (contact_id)
-    where i ->> 'kind' = 'message' and p.contact_id is not null
+    cross join lateral whatsapp_internal.contact_of(
+      i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', whatsapp_internal.event_time((i ->> 'at')::double precision)) p
+    where i ->> 'kind' = 'message'
   ),
   changed as materialized (
     select c.country_id, c.contact_id

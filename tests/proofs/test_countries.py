@@ -14,7 +14,7 @@ COUNTRIES = ("MX", "CO")
 READABLE = {"accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "members"} | {
     *("lanes", "campaigns", "campaign_counts", "consents", "stop_words"),
 }
-HIDDEN = {"idempotency_keys", "leases", "throttles", "webhook_events"}
+HIDDEN = {"former_names", "idempotency_keys", "leases", "throttles", "webhook_events"}
 
 
 @asynccontextmanager
