@@ -39,7 +39,8 @@ class GroupCommit(Generic[Item, Result]):
         self._in_flight = in_flight
         self._backlog = backlog
         self._linger = linger
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
 
     async def add(self, item: Item) -> Result:
@@ -48,29 +49,54 @@ class GroupCommit(Generic[Item, Result]):
             raise Overloaded
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._running) < self._in_flight:
+        if self._running < self._in_flight:
             self._start()
         return await future
 
     def _start(self) -> None:
+        # Counted by hand, down to the moment when a flush has found nothing left: its task is done a turn of the loop
+        # later, and an item that came in between would wait for nobody.
+        self._running += 1
         task = asyncio.get_running_loop().create_task(self._flush())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _flush(self) -> None:
-        # One turn of the loop lets requests that arrived together be committed together.
-        await asyncio.sleep(0)
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-            try:
-                results = await self._commit([item for item, _ in batch])
-            except Exception as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), result in zip(batch, results, strict=True):
+        try:
+            # One turn of the loop lets requests that arrived together be committed together.
+            await asyncio.sleep(0)
+            while batch := self._next_batch():
+                await self._commit_batch(batch)
+                if len(batch) > 1 and len(self._waiting) < self._most:
+                    await asyncio.sleep(self._linger)
+        finally:
+            self._running -= 1
+            if self._waiting and not self._running:
+                # Only a flush that was broken off leaves something behind.
+                self._start()
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        """The next items whose callers have not gone away."""
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(batch) < self._most:
+            waiting = self._waiting.popleft()
+            if not waiting[1].done():
+                batch.append(waiting)
+        return batch
+
+    async def _commit_batch(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._commit([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(batch)} items were committed, and {len(results)} results came back")
+        except BaseException as error:
+            unknown = error if isinstance(error, Exception) else RuntimeError("the commit was broken off")
+            for _, future in batch:
                 if not future.done():
-                    future.set_result(result)
-            if len(batch) > 1 and len(self._waiting) < self._most:
-                await asyncio.sleep(self._linger)
+                    future.set_exception(unknown)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
