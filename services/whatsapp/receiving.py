@@ -1,7 +1,10 @@
 """The flow of receiving: check who sends, read what is said, store it once, and only then say yes.
 
 Meta repeats what is not answered 200 for up to seven days, so the only reasons to answer anything else are a
-signature that is not Meta's and a database that is away. Source: M:webhooks/overview.
+signature that is not Meta's and a database that does not take it now. Source: M:webhooks/overview.
+
+Posts share a batch and nothing else. One event that the database can never take is kept raw beside the others; one that
+it does not take now costs its own post the 200, so that Meta brings it again, and no other.
 """
 
 import hmac
@@ -16,7 +19,6 @@ from services.whatsapp.webhook import Event
 
 LIMIT = 4 * 1024 * 1024
 """Bytes of a body: Meta sends up to 3 MB."""
-_MOST_EVENTS = 500
 _MOST_POSTS = 250
 
 _log = log.get("webhook")
@@ -55,9 +57,11 @@ async def receive(body: bytes, settings: Settings) -> list[Event]:
     if not events:
         return []
     try:
-        await _commits(settings).add(events)
+        problem = await _commits(settings).add(events)
     except Overloaded:
         raise refuse("webhook_overloaded") from None
+    if problem is not None:
+        raise problem
     return events
 
 
@@ -83,45 +87,18 @@ async def follow_up(events: Sequence[Event], settings: Settings) -> None:
         _log.warning("refresh_failed", code=error.code)
 
 
-_per_loop: PerLoop[GroupCommit[list[Event], None]] = PerLoop()
+_per_loop: PerLoop[GroupCommit[list[Event], RefusalError | None]] = PerLoop()
 
 
-def _commits(settings: Settings) -> GroupCommit[list[Event], None]:
+def _commits(settings: Settings) -> GroupCommit[list[Event], RefusalError | None]:
     return _per_loop.get(lambda: _new_commits(settings))
 
 
-def _new_commits(settings: Settings) -> GroupCommit[list[Event], None]:
-    async def commit(posts: Sequence[list[Event]]) -> Sequence[None]:
-        await _ingest([event for post in posts for event in post], settings)
-        return [None] * len(posts)
+def _new_commits(settings: Settings) -> GroupCommit[list[Event], RefusalError | None]:
+    async def commit(posts: Sequence[list[Event]]) -> Sequence[RefusalError | None]:
+        # Imported here: a process that has only been shaken hands with needs no client of Supabase.
+        from services.whatsapp import ingesting, store
+
+        return await ingesting.ingest(posts, store.shared(settings).ingest)
 
     return GroupCommit(commit, most=_MOST_POSTS)
-
-
-async def _ingest(events: list[Event], settings: Settings) -> None:
-    """Ingest in pieces of a bounded size. An event the database cannot take is set aside and holds up no other."""
-    # Imported here: a process that has only been shaken hands with needs no client of Supabase.
-    from services.whatsapp import store
-
-    for start in range(0, len(events), _MOST_EVENTS):
-        piece = events[start : start + _MOST_EVENTS]
-        try:
-            await store.shared(settings).ingest(piece)
-        except store.Rejected as error:
-            _log.error("ingest_rejected", error=error, events=len(piece), kind=piece[0]["kind"])
-            if len(piece) > 1:
-                await _ingest(piece[: len(piece) // 2], settings)
-                await _ingest(piece[len(piece) // 2 :], settings)
-            else:
-                await store.shared(settings).ingest([_set_aside(piece[0])])
-
-
-def _set_aside(event: Event) -> Event:
-    """The event as something nobody could read: stored raw for a person, moving nothing."""
-    kept = {
-        "key": event["key"],
-        "country_id": event["country_id"],
-        "account_id": event["account_id"],
-        "field": event["field"],
-    }
-    return kept | {"kind": "unparsable", "payload": event["payload"]}

@@ -537,7 +537,7 @@ async def test_too_many_failures_pause_a_campaign(house: House) -> None:
     )
     house.graph.fail_next(100, code=131009, number=number)
     await house.drain(number, 3, sweep=True)
-    await house.drain(number, 0.2, sweep=True)
+    await house.drain(number, sweep=True)
     seen = await progress(house, campaign_id)
     assert (seen["state"], seen["reason"]) == ("paused", "too_many_failures")
     assert seen["failed_by_code"] == {"131009": 100}
@@ -788,13 +788,13 @@ async def test_a_campaign_that_takes_nobody_is_completed(house: House) -> None:
     number = campaign_account(house)
     answer = await bulk(house, opening(number, [{"to": "nobody"}]))
     campaign_id = answer.json()["campaign_id"]
-    await house.drain(number, 0.2, sweep=True)
+    await house.drain(number, sweep=True)
     assert (await progress(house, campaign_id))["state"] == "running"
 
     house.run(
         "update whatsapp.campaigns set created_at = now() - interval '61 seconds' where campaign_id = %s", campaign_id
     )
-    await house.drain(number, 0.2, sweep=True)
+    await house.drain(number, sweep=True)
     assert (await progress(house, campaign_id))["state"] == "completed"
 
 
