@@ -216,7 +216,13 @@ class Store:
         return await self._read(query, "accounts")
 
     async def messages(self, message_ids: Sequence[str], token: str | None) -> list[Row]:
-        """The messages with these ids that the caller may see: by RLS with a user's `token`, all without."""
+        """The messages with these ids that the caller may see: by RLS with a user's `token`, all without.
+
+        Row level security looks in a member's countries. For the server a function looks in all, one by one: ids alone
+        would be looked for in the whole log.
+        """
+        if token is None:
+            return list(await self._call("find_messages", {"p_ids": list(message_ids)}))
         query = self._reader(token).from_("messages").select(MESSAGE_COLUMNS).in_("message_id", message_ids)
         return await self._read(query, "messages", token)
 

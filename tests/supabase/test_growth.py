@@ -166,6 +166,19 @@ def test_a_member_finds_a_message_by_its_id_alone_however_long_the_log(
     assert reader.pages(BY_ID_ALONE) <= before["a message"] + FEW
 
 
+def test_the_server_finds_a_message_by_its_id_alone_however_long_the_log(
+    readers: dict[str, tuple[Reader, dict[str, int]]],
+) -> None:
+    reader, _ = readers["service_role"]
+    countries = reader.database.execute("select count(distinct country_id) from whatsapp.accounts").fetchone()
+    assert countries is not None
+
+    read = "select whatsapp.find_messages(array[%(message)s]::uuid[])"
+    assert reader.pages(read) <= countries[0] * 4 + FEW
+    [[found]] = reader.database.execute(read.encode(), reader.given).fetchall()
+    assert [each["message_id"] for each in found] == [str(reader.given["message"])]
+
+
 def test_events_that_need_a_look_are_found_however_many_do_not(
     readers: dict[str, tuple[Reader, dict[str, int]]],
 ) -> None:

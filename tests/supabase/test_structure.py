@@ -12,7 +12,7 @@ VERBS = {
     *("enqueue", "claim", "settle", "ingest", "sweep"),
     *("sync_templates", "template_contract", "sync_number"),
     *("open_campaign", "enqueue_campaign", "control_campaign", "campaign_progress", "control_account"),
-    "record_consents",
+    *("record_consents", "find_messages"),
 }
 READABLE = {
     *("accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "lanes", "members"),
