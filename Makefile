@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test dev check format bench lock clean
+.PHONY: help setup demo test faults dev check format bench lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +26,9 @@ demo: $(READY) ## show the main job and a campaign, from a frontend to Meta's st
 
 test: $(READY) ## run the whole test suite
 	@$(RUN) -m pytest
+
+faults: $(READY) ## the experiment: 200,000 messages under 500 real faults, and books that must agree (half an hour)
+	@$(RUN) -m tests.faults
 
 dev: $(READY) ## start the local stack and leave it running
 	@$(RUN) -m tests.local.dev

@@ -35,7 +35,7 @@ def whole_house() -> Iterator[House]:
     world = World.random(("MX", "CO"), ("main", *SPARE_ACCOUNTS))
     port = processes.free_port()
     callback = f"http://127.0.0.1:{port}/functions/v1/webhook"
-    quick = {"sent_ms": 1, "delivered_ms": 5, "read_ms": 10, "failed_ms": 1}
+    quick: dict[str, Any] = {"sent_ms": 1, "delivered_ms": 5, "read_ms": 10, "failed_ms": 1}
     with graph_process(world, callback_url=callback, **quick) as graph:
         environment = {name: value for name, value in graph.env().items() if not ("_OWN_" in name and "_TOKEN" in name)}
         with (

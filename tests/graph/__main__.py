@@ -46,7 +46,8 @@ def start_of(options: argparse.Namespace) -> Start:
     if options.child:
         line = orjson.loads(sys.stdin.buffer.readline())
         world = orjson.dumps(line["world"])
-        return Start(world, Latency(**line["latency"]), Route(**line["route"]), Plan(**line["plan"]))
+        book = None if line["book"] is None else Path(line["book"])
+        return Start(world, Latency(**line["latency"]), Route(**line["route"]), Plan(**line["plan"]), book)
     world = options.world.read_bytes() if options.world else World.random(options.countries.split(",")).to_json()
     return Start(world, Latency(ms=options.latency_ms), Route(callback_url=options.callback_url))
 

@@ -169,6 +169,10 @@ class Graph:
         """Accept, and answer after `seconds`."""
         self._fault("slow", times, match | {"seconds": seconds})
 
+    def mute(self, times: int | None = 1, **match: Any) -> None:
+        """Accept and answer, and lose every status webhook. `lose_answers`, `hang` and others take mute=True, too."""
+        self._fault("take", times, match | {"mute": True})
+
     def hold(self, times: int | None = 1, **match: Any) -> None:
         """Accept as held_for_quality_assessment (template pacing); push a `status` to end it."""
         self._fault("hold", times, match)

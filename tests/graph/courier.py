@@ -7,23 +7,24 @@ A bare HTTP/1.1 client over plain loopback: in a benchmark it shares two cores w
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.graph.ledger import Book
 from tests.graph.signature import signature
 from tests.graph.timing import Wheel
 
 
 @dataclass(slots=True)
 class Parcel:
-    """One POST: bytes as signed, how many updates are in it, and how often it was tried."""
+    """One POST: bytes as signed, the updates in it as (wamid, status or "received"), and how often it was tried."""
 
     body: bytes
     signature: str
-    updates: int
+    says: Sequence[tuple[str, str]]
     tries: int = 0
 
 
@@ -41,7 +42,7 @@ class Route:
 class Courier:
     """Delivers parcels concurrently, so order between them is not kept, as with Meta."""
 
-    def __init__(self, app_secret: str, wheel: Wheel) -> None:
+    def __init__(self, app_secret: str, wheel: Wheel, book: Book) -> None:
         self.route = Route()
         self.delivered = 0
         self.updates_delivered = 0
@@ -51,6 +52,7 @@ class Courier:
         self.seconds: array[float] = array("d")
         self._app_secret = app_secret
         self._wheel = wheel
+        self._book = book
         self._parcels: asyncio.Queue[Parcel] = asyncio.Queue()
         self._open = asyncio.Event()
         self._open.set()
@@ -63,10 +65,10 @@ class Courier:
         if route.callback_url is not None:
             self._workers = [asyncio.create_task(self._work(Line(route))) for _ in range(route.connections)]
 
-    def send(self, body: bytes, *, updates: int = 1, signed: str | None = None) -> None:
+    def send(self, body: bytes, *, says: Sequence[tuple[str, str]] = (), signed: str | None = None) -> None:
         """Deliver `body`; `signed` overrides the signature header to make a wrong one."""
         self.pending += 1
-        self._parcels.put_nowait(Parcel(body, signed or signature(self._app_secret, body), updates))
+        self._parcels.put_nowait(Parcel(body, signed or signature(self._app_secret, body), says))
 
     def pause(self, paused: bool) -> None:
         """Hold everything back (a dead webhook feed), or let it flow."""
@@ -129,7 +131,9 @@ class Courier:
         self.answers[status] += 1
         if status == 200:
             self.delivered += 1
-            self.updates_delivered += parcel.updates
+            self.updates_delivered += max(1, len(parcel.says))
+            for wamid, said in parcel.says:
+                self._book.write("told", wamid, said)
             self.pending -= 1
         else:
             self._again(parcel)

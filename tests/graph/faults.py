@@ -5,7 +5,7 @@ from typing import Literal
 
 from tests.graph.messages import Letter
 
-Kind = Literal["error", "server_error", "lose_answer", "hang", "slow", "hold", "fail_later"]
+Kind = Literal["error", "server_error", "lose_answer", "hang", "slow", "hold", "fail_later", "take"]
 
 
 @dataclass(slots=True)
@@ -19,6 +19,9 @@ class Fault:
     slow          accept, answer after `seconds`
     hold          accept as `held_for_quality_assessment`: no status webhook until one is pushed
     fail_later    accept, then a `failed` status webhook with `code`
+    take          accept and answer as if nothing were wrong
+
+    With `mute`, every status webhook of what is accepted is lost.
     """
 
     kind: Kind
@@ -35,6 +38,7 @@ class Fault:
     body: str = "<html><body><h1>502 Bad Gateway</h1></body></html>"
     seconds: float | None = None
     accept: bool = False
+    mute: bool = False
 
     def matches(self, number_id: str, letter: Letter) -> bool:
         return (

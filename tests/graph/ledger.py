@@ -1,8 +1,20 @@
-"""What really arrived at the stand-in for Meta (tests only): one line for every POST of a message."""
+"""What really arrived at the stand-in for Meta (tests only): one line for every POST of a message.
 
+With a `Book`, what counts is also appended to a file, before anybody is answered: a proof that does not rest on any
+memory. Its lines, JSON arrays, all begin with a word:
+
+    posted    our message id, number id          a POST arrived
+    refused   our message id, Meta's code
+    accepted  our message id, number id, to, wamid
+    mute      wamid                              none of its statuses will ever be delivered
+    told      wamid, status or "received"        a webhook that said so was answered 200
+"""
+
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
@@ -51,10 +63,22 @@ class Tally:
     per_second: Counter[int] = field(default_factory=Counter)
 
 
+class Book:
+    """Appends lines to a file at once, unbuffered; without a path it writes nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def write(self, *line: object) -> None:
+        if self._file is not None:
+            os.write(self._file, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
 class Ledger:
     """Every arrival in order, with counters kept as it grows so that asking for them is cheap."""
 
-    def __init__(self) -> None:
+    def __init__(self, book: Book) -> None:
+        self.book = book
         self.arrivals: list[Arrival] = []
         self.tallies: dict[str, Tally] = {}
         self.arrivals_of: Counter[str] = Counter()
@@ -75,14 +99,17 @@ class Ledger:
         tally.per_second[int(now)] += 1
         return arrival
 
-    def named(self, callback_data: str) -> None:
+    def named(self, arrival: Arrival, callback_data: str) -> None:
         """Count an arrival under the tag its sender gave it."""
+        arrival.callback_data = callback_data
+        self.book.write("posted", callback_data, arrival.number_id)
         self.arrivals_of[callback_data] += 1
         if self.arrivals_of[callback_data] == 2:
             self.repeated += 1
 
     def accept(self, arrival: Arrival, wamid: str) -> None:
         """Meta took it: from here on it is sent, whatever the client gets to know."""
+        self.book.write("accepted", arrival.callback_data, arrival.number_id, arrival.to, wamid)
         arrival.wamid = wamid
         self.tallies[arrival.number_id].accepted += 1
         if arrival.callback_data is not None:
@@ -91,6 +118,7 @@ class Ledger:
                 self.double_sent += 1
 
     def refuse(self, arrival: Arrival, code: int) -> None:
+        self.book.write("refused", arrival.callback_data, code)
         arrival.code = code
         self.tallies[arrival.number_id].codes[code] += 1
 

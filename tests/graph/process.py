@@ -81,11 +81,13 @@ def graph_process(
     port: int = 0,
     latency_ms: float = 0,
     callback_url: str | None = None,
+    book: Path | None = None,
     **plan: Any,
 ) -> GraphProcess:
     """The stand-in in its own process: `with graph_process(world) as graph`.
 
-    `plan` are members of `tests.graph.statuses.Plan`. All of these are also what `graph.reset()` returns to.
+    `book` is a file for what counts (tests/graph/ledger.py). `plan` are members of `tests.graph.statuses.Plan`. All of
+    these are also what `graph.reset()` returns to.
     """
     world = world or World.random()
     start = {
@@ -93,6 +95,7 @@ def graph_process(
         "latency": asdict(Latency(ms=latency_ms)),
         "route": asdict(Route(callback_url=callback_url)),
         "plan": plan,
+        "book": None if book is None else str(book),
     }
     return GraphProcess(["--port", str(port), "--child"], orjson.dumps(start), world)
 

@@ -6,6 +6,7 @@ import re
 import secrets
 from base64 import b64encode
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from time import monotonic, time
 from typing import Any
@@ -18,7 +19,7 @@ from tests.graph.courier import Courier, Route
 from tests.graph.envelope import Update, account_webhook
 from tests.graph.errors import Refused, invalid_token, unknown_object
 from tests.graph.faults import Fault, Faults
-from tests.graph.ledger import Arrival, Ledger
+from tests.graph.ledger import Arrival, Book, Ledger
 from tests.graph.limits import PairRate, Throughput, Windows
 from tests.graph.messages import Letter, read
 from tests.graph.people import People, Person
@@ -40,6 +41,7 @@ class Start:
     latency: Latency = field(default_factory=Latency)
     route: Route = field(default_factory=Route)
     plan: Plan = field(default_factory=Plan)
+    book: Path | None = None
 
 
 class StandIn:
@@ -47,10 +49,11 @@ class StandIn:
 
     def __init__(self, start: Start) -> None:
         self.start = start
+        self.book = Book(start.book)
         self.url = ""
         self._answers = Wheel(asyncio.get_running_loop())
         self._webhooks = Wheel(asyncio.get_running_loop())
-        self.courier = Courier("", self._webhooks)
+        self.courier = Courier("", self._webhooks, self.book)
         self.reset()
 
     def reset(self) -> None:
@@ -59,14 +62,14 @@ class StandIn:
         self.courier.stop()
         self.world = World.from_json(self.start.world)
         self.people = People(self.world.salt, self.world.wa_ids)
-        self.ledger = Ledger()
+        self.ledger = Ledger(self.book)
         self.faults = Faults()
         self.reads: dict[tuple[str, str], list[tuple[int, str]]] = {}
         self.throughput = Throughput()
         self.pair_rate = PairRate()
         self.windows = Windows()
         self.latency = self.start.latency
-        self.courier = Courier(self.world.app_secret, self._webhooks)
+        self.courier = Courier(self.world.app_secret, self._webhooks, self.book)
         self.courier.set_route(self.start.route)
         self.statuses = Statuses(self.courier, self._webhooks)
         self.statuses.set_plan(self.start.plan)
@@ -157,8 +160,7 @@ class StandIn:
             arrival.template = template["name"]
         callback_data = content.get("biz_opaque_callback_data")
         if isinstance(callback_data, str):
-            arrival.callback_data = callback_data
-            self.ledger.named(callback_data)
+            self.ledger.named(arrival, callback_data)
 
     def _authorise(self, authorization: bytes, node_id: str, number: Number | None) -> Number:
         """The number, if this token may use it. A valid token of another number sees no such object."""
@@ -187,12 +189,15 @@ class StandIn:
         failed_with: int | None = None,
         *,
         held: bool = False,
+        mute: bool = False,
     ) -> bytes:
-        """Take the message, plan its statuses unless it is held; returns the answer."""
+        """Take the message, plan its statuses unless it is held or mute; returns the answer."""
         wamid = self.new_wamid(letter.address)
         self.ledger.accept(arrival, wamid)
         message = self.sent[wamid] = Accepted(wamid, number, letter, arrival.wall)
-        if not held:
+        if mute:
+            self.book.write("mute", wamid)
+        elif not held:
             self.statuses.accepted(message, failed_with)
         contact = {"input": letter.address}
         if letter.by_phone:
@@ -213,7 +218,7 @@ class StandIn:
         taken = b""
         if fault.accept or fault.kind not in ("server_error", "hang"):
             failed_with = fault.code if fault.kind == "fail_later" else None
-            taken = self._accept(arrival, number, letter, failed_with, held=fault.kind == "hold")
+            taken = self._accept(arrival, number, letter, failed_with, held=fault.kind == "hold", mute=fault.mute)
         if fault.kind == "server_error":
             status = fault.http_status or 502
             self._later(connection, status, fault.body.encode(), arrival, content_type="text/html")

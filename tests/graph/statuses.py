@@ -23,7 +23,7 @@ class Plan:
 
     `read_share` of messages get read; of those `skip_delivered_share` never report `delivered`. `batch`
     statuses share a POST, waiting at most `batch_wait_ms` for company. `shuffle_share` of messages report
-    out of order, `duplicate_share` of statuses come twice.
+    out of order, `duplicate_share` of statuses come twice, `lost_share` of them never.
     """
 
     sent_ms: float = 20
@@ -37,6 +37,7 @@ class Plan:
     failed_code: int = 131026
     shuffle_share: float = 0
     duplicate_share: float = 0
+    lost_share: float = 0
     batch: int = 1
     batch_wait_ms: float = 10
     seed: int = 0
@@ -83,6 +84,8 @@ class Statuses:
         for (status, happened), delay in zip(steps, delays, strict=True):
             if plan.jitter:
                 delay *= 1 + plan.jitter * (2 * random.random() - 1)
+            if plan.lost_share and random.random() < plan.lost_share:
+                continue
             update = status_update(message, status, message.at + happened / 1000, failed_with)
             self._put_after(delay, update)
             if plan.duplicate_share and random.random() < plan.duplicate_share:
@@ -109,7 +112,8 @@ class Statuses:
         self._flush_due = False
         if self._outbox:
             self.planned -= len(self._outbox)
-            self._courier.send(messages_webhook(self._outbox), updates=len(self._outbox))
+            says = [(update.entry["id"], update.entry.get("status", "received")) for update in self._outbox]
+            self._courier.send(messages_webhook(self._outbox), says=says)
             self._outbox = []
 
     def _steps(self, message: Accepted, *, failed: bool) -> list[tuple[str, float]]:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from tests.graph import Graph
-from tests.graph.conftest import Client
+from tests.graph.conftest import Client, Receiver
 
 Json = dict[str, Any]
 PHONE = "+525520304050"
@@ -96,6 +96,25 @@ def test_a_server_error_is_not_json(graph: Graph, client: Client, accept: bool) 
     assert status == 503
     assert body.startswith(b"<html>")
     assert graph.counts().accepted == int(accept)
+
+
+def test_a_mute_message_is_taken_and_never_spoken_of(graph: Graph, client: Client, receiver: Receiver) -> None:
+    graph.mute()
+    assert client.post(text("m1"))[0] == client.post(text("m2"))[0] == 200
+
+    graph.wait_until(lambda counts: counts.webhooks.updates_delivered == 3)
+    assert graph.counts().accepted == 2
+    assert {one["biz_opaque_callback_data"] for one in receiver.statuses()} == {"m2"}
+
+
+def test_lost_statuses_never_come(graph: Graph, client: Client, receiver: Receiver) -> None:
+    graph.statuses(sent_ms=1, lost_share=1)
+    assert client.post(text("m1"))[0] == 200
+    graph.statuses(sent_ms=1, delivered_ms=1, read_ms=1)
+    assert client.post(text("m2"))[0] == 200
+
+    graph.wait_until(lambda counts: counts.webhooks.updates_delivered == 3)
+    assert {one["biz_opaque_callback_data"] for one in receiver.statuses()} == {"m2"}
 
 
 def test_a_hung_request_gets_no_answer(graph: Graph, client: Client) -> None:

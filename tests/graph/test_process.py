@@ -1,11 +1,14 @@
 """The stand-in's process starts, and dies with whoever started it."""
 
+import json
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from tests.graph import World, graph_process
+from tests.graph.conftest import Client
 from tests.graph.process import ROOT
 
 PARENT = """
@@ -57,3 +60,17 @@ def test_two_worlds_share_no_id() -> None:
     assert one.number("MX").phone_number_id != other.number("MX").phone_number_id
     assert one.number("MX").tokens != other.number("MX").tokens
     assert one.app_secret != other.app_secret
+
+
+def test_the_book_is_written_before_the_answer(tmp_path: Path) -> None:
+    world = World.random(["MX"])
+    with graph_process(world, book=tmp_path / "book") as graph:
+        client = Client(graph, "MX")
+        template = {"name": "plain", "language": {"code": "es_MX"}}
+        message = {"messaging_product": "whatsapp", "to": "+525520304050", "type": "template", "template": template}
+        _, answer = client.post(message | {"biz_opaque_callback_data": "m1"})
+        client.close()
+        lines = [json.loads(line) for line in (tmp_path / "book").read_text().splitlines()]
+
+    number, wamid = world.number("MX").phone_number_id, answer["messages"][0]["id"]
+    assert lines == [["posted", "m1", number], ["accepted", "m1", number, "+525520304050", wamid]]

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,16 +37,31 @@ class Keys:
     jwt_secret: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lite:
     """A running Supabase Lite."""
 
     process: processes.Child
     url: str
+    _keys: Keys
+    _spawn: Callable[[], processes.Child]
 
     def stop(self) -> None:
         """Stop the server."""
         self.process.stop()
+
+    def crash(self) -> None:
+        """Kill the server."""
+        self.process.kill()
+
+    def start_again(self) -> None:
+        """Start on the same port, after a stop or a crash; Postgres must be up."""
+        self.process = self._spawn()
+        self.wait_until_up()
+
+    def wait_until_up(self) -> None:
+        """Until it answers."""
+        self.process.wait_until(lambda: _answers(f"{self.url}/auth/v1/health", self._keys))
 
 
 def keys_of(data_dir: Path) -> Keys:
@@ -74,20 +90,21 @@ def start(data_dir: Path, database_url: str, keys: Keys, *, connections: int = 1
     config = data_dir / "lite.toml"
     config.touch(mode=0o600)
     config.write_text(_config(f"{database_url}?max={connections}", keys, port))
-    child = processes.spawn(
+    spawn = functools.partial(
+        processes.spawn,
         "Supabase Lite",
         [node(), _ENTRY, "start", "--no-admin", "--config", config],
         data_dir / "lite.log",
         env=_environment() | {"LITE_TELEMETRY": "0", "DO_NOT_TRACK": "1"},
         cwd=data_dir,
     )
-    url = f"http://127.0.0.1:{port}"
+    lite = Lite(spawn(), f"http://127.0.0.1:{port}", keys, spawn)
     try:
-        child.wait_until(lambda: _answers(f"{url}/auth/v1/health", keys))
+        lite.wait_until_up()
     except BaseException:
-        child.stop()
+        lite.stop()
         raise
-    return Lite(child, url)
+    return lite
 
 
 def _config(database_url: str, keys: Keys, port: int) -> str:

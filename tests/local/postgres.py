@@ -4,6 +4,8 @@ Postgres refuses to run as root, so under root it runs as `nobody`, for whom the
 enough.
 """
 
+import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -13,6 +15,7 @@ import secrets
 import signal
 import stat
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +31,7 @@ _NODE_MODULES = Path(__file__).parent / "node_modules"
 _WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Postgres:
     """A running server that listens on loopback only; every role has the same password."""
 
@@ -36,6 +39,7 @@ class Postgres:
     port: int
     password: str
     version: int
+    _spawn: Callable[[], processes.Child]
 
     def url(self, role: str = "postgres") -> str:
         """The connection URL of a role."""
@@ -44,6 +48,30 @@ class Postgres:
     def stop(self) -> None:
         """Stop the server; connections still open are closed."""
         self.process.stop()
+
+    def crash(self) -> None:
+        """Kill the server with all its backends. What was not written through to the disk is gone if it is durable."""
+        self.process.kill()
+
+    def crash_backend(self) -> None:
+        """Kill one backend: the server cuts off all others, recovers and goes on by itself."""
+        if backends := processes.descendants(self.process.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(max(backends), signal.SIGKILL)
+
+    def stop_at_once(self) -> None:
+        """Immediate shutdown: nothing is written any more, the next start has to recover."""
+        self.process.process.send_signal(signal.SIGQUIT)
+        self.process.process.wait()
+
+    def start_again(self) -> None:
+        """Start on the same cluster and port, after a stop or a crash."""
+        self.process = self._spawn()
+        self.wait_until_up()
+
+    def wait_until_up(self) -> None:
+        """Until it takes connections, the recovery after a crash included."""
+        self.process.wait_until(lambda: _accepts(self.url(ADMIN)))
 
 
 def start(data_dir: Path, version: int = 16, *, durable: bool = True, port: int | None = None) -> Postgres:
@@ -69,7 +97,8 @@ def start(data_dir: Path, version: int = 16, *, durable: bool = True, port: int 
         "synchronous_commit": "on" if durable else "off",
         "full_page_writes": "on" if durable else "off",
     }
-    server = processes.spawn(
+    spawn = functools.partial(
+        processes.spawn,
         f"Postgres {version}",
         [binaries / "postgres", "-D", cluster, *(f"--{name}={value}" for name, value in settings.items())],
         data_dir / "postgres.log",
@@ -78,9 +107,9 @@ def start(data_dir: Path, version: int = 16, *, durable: bool = True, port: int 
         user=user,
         stop_signal=signal.SIGINT,
     )
-    postgres = Postgres(server, port, password, version)
+    postgres = Postgres(spawn(), port, password, version, spawn)
     try:
-        server.wait_until(lambda: _accepts(postgres.url(ADMIN)))
+        postgres.wait_until_up()
     except BaseException:
         postgres.stop()
         raise

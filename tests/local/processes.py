@@ -6,6 +6,7 @@ folders.
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import signal
@@ -68,6 +69,17 @@ class Child:
                 self.process.wait()
         _tell_keeper("forget", str(self.process.pid))
 
+    def kill(self) -> None:
+        """End it as a crash would, with every process it started, and wait until all of them are gone."""
+        family = [self.process.pid, *descendants(self.process.pid)]
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        while any(is_alive(pid) for pid in family):
+            time.sleep(0.01)
+        _tell_keeper("forget", str(self.process.pid))
+
     def wait_until(self, ready: Callable[[], bool], timeout: float = 30) -> None:
         """Poll `ready` until it is true; RuntimeError with the end of the log if the child exits or time is up."""
         deadline = time.monotonic() + timeout
@@ -92,8 +104,12 @@ def spawn(
     cwd: Path | None = None,
     user: tuple[int, int] | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
+    pass_fds: Sequence[int] = (),
 ) -> Child:
-    """Start `command` in its own process group, output appended to `log`; `user` is (uid, gid), for root only."""
+    """Start `command` in its own process group, output appended to `log`; `user` is (uid, gid), for root only.
+
+    `pass_fds` stay open in the child, under the same numbers.
+    """
     log.touch(mode=0o600)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -107,6 +123,7 @@ def spawn(
             group=None if user is None else user[1],
             extra_groups=None if user is None else [],
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     _tell_keeper("add", str(process.pid), str(int(stop_signal)))
     return Child(name, process, log, stop_signal)
@@ -122,6 +139,28 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that `pid` started, and those that these started."""
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    children: dict[int, list[int]] = {}
+    for line in table.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        new = children.get(waiting.pop(), [])
+        found += new
+        waiting += new
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and that nobody has waited for yet does not count."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
 
 
 @functools.cache

@@ -28,7 +28,7 @@ class Stack:
 
     `url` is the base URL for an official client: REST, Auth and functions; without functions it is `rest_url`,
     which is Supabase Lite alone. `database_url` connects as `postgres`, the owner of our tables, who is no superuser
-    (as on hosted); `admin_url` connects as the superuser.
+    (as on hosted); `admin_url` connects as the superuser. `postgres` and `lite` can be crashed and started again.
     """
 
     url: str
@@ -39,6 +39,8 @@ class Stack:
     secret_key: str
     jwt_secret: str
     data_dir: Path
+    postgres: postgres.Postgres
+    lite: lite.Lite
 
     def env(self) -> dict[str, str]:
         """The environment the functions need to find this stack."""
@@ -67,8 +69,8 @@ def running_stack(
     Without `data_dir` a temporary one is used and removed. `functions` is the import string of the ASGI app served
     beside the APIs, or None for none; it runs in its own process with `functions_env` and the stack's own variables,
     and sees no other variable of the product, from the environment or from `.env`.
-    `durable` turns fsync on (for measurements). `connections` is the pool of Lite. `ports` may fix "postgres",
-    "lite" and "gateway", else free ones are taken.
+    `durable` turns fsync on: for measurements, and for any proof about crashes. `connections` is the pool of Lite.
+    `ports` may fix "postgres", "lite" and "gateway", else free ones are taken.
     """
     with ExitStack() as cleanup:
         directory = (data_dir or _temporary_directory(cleanup)).resolve()
@@ -91,6 +93,8 @@ def running_stack(
             secret_key=keys.secret_key,
             jwt_secret=keys.jwt_secret,
             data_dir=directory,
+            postgres=database,
+            lite=api,
         )
         if functions:
             cleanup.callback(_start_functions(stack, functions, port, functions_env or {}).stop)

@@ -1,0 +1,151 @@
+"""One run: start the site, let traffic and faults loose on it, let it come to rest, compare the books."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psycopg
+
+from tests.faults import schedule, wrongs
+from tests.faults.books import Books, compare
+from tests.faults.site import Site, Size, running_site
+from tests.faults.traffic import Traffic, Volume, cron
+
+REST = 180.0
+"""Seconds after the last fault within which everything must have come to an end."""
+_GROWTH = 1.3
+_SLACK_KB = 24_000
+_ENOUGH = 20
+"""Samples of memory that are worth a verdict: a short run ends while everything still warms up."""
+
+
+@dataclass
+class Run:
+    """What happened and what came out."""
+
+    seed: int
+    faults: list[schedule.Fault]
+    books: Books = field(default_factory=Books)
+    inflicted: Counter[str] = field(default_factory=Counter)
+    memory: dict[str, list[int]] = field(default_factory=dict)
+    seconds: float = 0
+    rest: float = 0
+    resumed: int = 0
+    noise: Counter[str] = field(default_factory=Counter)
+    """Lines of the workers' logs that should not be there."""
+
+
+async def run(folder: Path, *, messages: int, faults: int, seed: int, seconds: float, size: Size | None = None) -> Run:
+    """`messages` and `faults` spread over `seconds`; returns when the books have been compared."""
+    begin = time.monotonic()
+    done = Run(seed, schedule.draw(seed, faults, seconds))
+    for fault in done.faults:
+        print(fault, flush=True)
+    random = Random(seed)
+    async with running_site(folder, size or Size(), random) as site:
+        volume = Volume(messages, seconds, rows=min(1000, max(20, messages // 100)))
+        async with (
+            contextlib.aclosing(_Traffic(site, volume, random)) as traffic,
+            _in_background(site.keep_alive(), cron(site), _watch_memory(site, done)),
+        ):
+            await asyncio.gather(traffic.run(), _inflict(site, done))
+            await _come_to_rest(site, traffic, done)
+            done.books = await asyncio.to_thread(compare, site)
+        _read_logs(site, done)
+    _check_memory(done)
+    done.seconds = time.monotonic() - begin
+    return done
+
+
+class _Traffic(Traffic):
+    async def aclose(self) -> None:
+        await self.close()
+
+
+@contextlib.asynccontextmanager
+async def _in_background(*forever: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run these until the block ends. One that fails fails the block's end."""
+    tasks = [asyncio.create_task(each) for each in forever]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            if not task.done():
+                task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+
+async def _inflict(site: Site, done: Run) -> None:
+    """Every fault at its time, whatever else is going wrong just then."""
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        for fault in done.faults:
+            await asyncio.sleep(begin + fault.at - loop.time())
+            done.inflicted[fault.kind] += 1
+            tasks.create_task(wrongs.inflict(site, fault))
+
+
+async def _come_to_rest(site: Site, traffic: Traffic, done: Run) -> None:
+    """No more faults. Customers go on writing now and then, so that the feed proves itself alive."""
+    begin = time.monotonic()
+    await asyncio.to_thread(site.wake_everything)
+    while time.monotonic() - begin < REST:
+        for number in site.graph.world.numbers:
+            await traffic.customer_writes(number.country_id, number.account_id, "+" + number.display_phone_number)
+        if await asyncio.to_thread(_at_rest, site, done):
+            break
+        await asyncio.sleep(1)
+    done.rest = time.monotonic() - begin
+
+
+def _at_rest(site: Site, done: Run) -> bool:
+    """Nothing is left to send or to tell. A campaign that paused for its failures is resumed, as by a person."""
+    try:
+        for row in site.all("select country_id, campaign_id from whatsapp.campaigns where state = 'paused'"):
+            site.all(
+                "select whatsapp.control_campaign(%s, %s, 'resume', null)", row["country_id"], str(row["campaign_id"])
+            )
+            done.resumed += 1
+        left = "select from whatsapp.queue union all select from whatsapp.campaigns where state = 'running'"
+        waiting = site.all(f"select count(*) as n from ({left}) left_over")[0]["n"]
+    except psycopg.OperationalError:
+        return False
+    return waiting == 0 and site.graph.counts().webhooks.settled
+
+
+async def _watch_memory(site: Site, done: Run) -> None:
+    while True:
+        for name, size in (await asyncio.to_thread(site.memory)).items():
+            done.memory.setdefault(name, []).append(size)
+        await asyncio.sleep(5)
+
+
+def _check_memory(done: Run) -> None:
+    """A process that lived long must not have grown since it was warm."""
+    for name, samples in done.memory.items():
+        if len(samples) >= _ENOUGH:
+            early, late = max(samples[len(samples) // 4 : len(samples) // 2]), max(samples[-len(samples) // 4 :])
+            if late > early * _GROWTH + _SLACK_KB:
+                done.books.broken.append(f"memory of {name} grew from {early} to {late} KB")
+
+
+_NOISE = ("Traceback", "RecursionError", "never retrieved", "AssertionError", "TypeError", "KeyError")
+
+
+def _read_logs(site: Site, done: Run) -> None:
+    for worker in site.workers:
+        for line in worker.log.splitlines():
+            for word in _NOISE:
+                if word in line:
+                    done.noise[word] += 1
+    log = (site.stack.data_dir / "postgres.log").read_text(errors="replace")
+    done.noise["deadlock detected"] += log.count("deadlock detected")

@@ -1,0 +1,47 @@
+"""The result as a person reads it."""
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from tests.faults.experiment import Run
+
+
+def markdown(done: Run, bodies: Mapping[str, int] | None = None) -> str:
+    """The tables of a run."""
+    books = done.books
+    day = datetime.now(UTC).date().isoformat()
+    parts = [
+        "# The experiment",
+        f"Seed {done.seed}, {sum(done.inflicted.values())} faults, {done.seconds / 60:.1f} minutes, {done.rest:.0f} s"
+        f" from the last fault to rest. {day}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        "Written by `make faults`. What is counted and how: [docs/faults.md](../../../docs/faults.md).",
+        f"**{'Every promise was kept.' if not books.broken else 'PROMISES WERE BROKEN.'}**",
+        *(f"- {sentence}" for sentence in books.broken),
+        table("Messages", books.figures),
+        table("In the end they are", dict(books.states.most_common())),
+        table("Ended unknown, by cause", dict(books.unknowns.most_common())),
+        "## Doubled by policy, one by one\n\n" + ("\n".join(f"- {each}" for each in books.doubles) or "None."),
+        table("Faults", dict(done.inflicted.most_common())),
+        table("Memory, KB when warm and at the end", memory(done)),
+        table("Lines in the logs that should not be there", {word: n for word, n in done.noise.items() if n}),
+    ]
+    if bodies is not None:
+        parts.append(table("Generated webhook bodies", bodies))
+    return "\n\n".join(parts) + "\n"
+
+
+def memory(done: Run) -> dict[str, str]:
+    """Of the processes that lived longest."""
+    longest = sorted(done.memory.items(), key=lambda item: -len(item[1]))[:4]
+    return {name: f"{samples[len(samples) // 4]} → {samples[-1]}" for name, samples in longest}
+
+
+def table(title: str, rows: Mapping[str, object]) -> str:
+    if not rows:
+        return f"## {title}\n\nNone."
+    lines = (
+        f"| {name} | {value:,} |" if isinstance(value, int) else f"| {name} | {value} |" for name, value in rows.items()
+    )
+    return f"## {title}\n\n| | |\n|---|---:|\n" + "\n".join(lines)
