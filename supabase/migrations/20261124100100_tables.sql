@@ -304,11 +304,16 @@ create table whatsapp.throttles (
   held_until timestamptz,
   rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
   webhook_seen_at timestamptz,
+  feed_since timestamptz not null default now(),
+  swept_at timestamptz not null default now(),
   primary key (country_id, account_id),
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 ) with (fillfactor = 50);
 comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
 comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
+comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
+comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
+comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';
 comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
 
 create table whatsapp.webhook_events (

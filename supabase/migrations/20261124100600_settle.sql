@@ -266,7 +266,7 @@ begin
   update whatsapp.queue q
   set
     lease_id = case when r.outcome = 'unknown' then q.lease_id end,
-    leased_until = case when r.outcome = 'unknown' then q.leased_until end,
+    leased_until = case when r.outcome = 'unknown' then least(q.leased_until, now()) end,
     unknown_until = case when r.outcome = 'unknown' then now() + a.unknown_deadline end,
     attempts = case when r.outcome in ('held', 'released') then greatest(q.attempts - 1, 0) else q.attempts end,
     waits = case r.outcome when 'held' then q.waits + 1 when 'retry' then 0 else q.waits end,

@@ -387,6 +387,7 @@ create function whatsapp_internal.see_webhooks(p_events jsonb[], p_new jsonb[]) 
 language plpgsql volatile set search_path = ''
 as $$
 begin
+  -- After a silence as long as the deadline of unknowns nobody can tell it from webhooks that did not reach us.
   insert into whatsapp.throttles as t (country_id, account_id, webhook_seen_at)
   select distinct a.country_id, a.account_id, now()
   from unnest(p_events) i
@@ -395,7 +396,11 @@ begin
     select from whatsapp.throttles t
     where t.country_id = a.country_id and t.account_id = a.account_id and t.webhook_seen_at > now() - interval '1 second')
   order by 1, 2
-  on conflict (country_id, account_id) do update set webhook_seen_at = excluded.webhook_seen_at;
+  on conflict (country_id, account_id) do update
+  set webhook_seen_at = excluded.webhook_seen_at,
+    feed_since = case when t.webhook_seen_at >= now() - interval '1 second' - (
+        select a.unknown_deadline from whatsapp.accounts a where a.country_id = t.country_id and a.account_id = t.account_id)
+      then t.feed_since else now() end;
 
   update whatsapp.throttles t
   set inbound_at = now(),

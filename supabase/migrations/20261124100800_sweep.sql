@@ -3,8 +3,7 @@
 -- one, beside its claims, so that not even a slow one keeps anything waiting.
 --
 --   leases       that ran out: what was posted nobody knows. It is unknown, unless a status webhook has already told
---   unknowns     past their deadline: no status came although the account's webhooks are alive since the attempt: proved unsent as well as it
---                can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything else ends as
+--   unknowns     past their deadline: no status came although the account's webhooks are alive after it: proved unsent as well as it can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything else ends as
 --                failed: outcome_unknown, for a person to decide. If the feed is silent, it waits on, a day at the most
 --   accounts     paused until a time that has come are active again; throttled numbers regain their rate
 --   campaigns    started, completed, paused for their failures (…_campaigns.sql)
@@ -68,39 +67,57 @@ begin
 end
 $$;
 
+-- Since when no gap is known in a number's feed, now that sweep looks: if it has not for so long, we were away until now.
+create function whatsapp_internal.feed_since(known timestamptz, swept_at timestamptz, unknown_deadline interval) returns timestamptz
+language sql stable parallel safe
+return case when swept_at < now() - least(unknown_deadline, interval '2 minutes') then now() else known end;
+
+-- When is a message proved unsent? Had Meta taken it, its status would have come. So the proof is a webhook of the number that came after the
+-- deadline, counted from when nothing could be posted any more, while this one's status still had not. A silent feed proves nothing.
+--
+-- Nor does a living one, if there was a gap since the attempt in which the status may have been missed: Meta brings it again, but at growing
+-- intervals, later than what is new. A gap is a time in which we were away (sweep did not run for two minutes, or for the deadline), or in
+-- which no webhook came for as long as the deadline. It restarts the wait (feed_since), for as long again as it lasted, or the deadline.
+--
+-- Whatever is not proved within a day of the attempt is given up.
 create function whatsapp_internal.sweep_unknowns(p_limit integer, out requeued integer, out failed integer)
 language plpgsql volatile set search_path = ''
 as $$
 begin
   with due as materialized (
-    select q.country_id, q.message_id, q.leased_at,
-      coalesce(t.webhook_seen_at > q.leased_at, false) as feed_alive,
+    select q.country_id, q.message_id, q.leased_at, coalesce(t.webhook_seen_at >= provable.at, false) as proved,
+      greatest(provable.at, now() + least(a.unknown_deadline, interval '1 minute')) as look_again_at,
       a.unknown_policy = 'requeue_once' and q.unknown_requeues = 0
         and whatsapp_internal.lane_of(m.kind, m.category) in ('reply', 'utility') as again
     from whatsapp.queue q
     join whatsapp.messages m on m.country_id = q.country_id and m.message_id = q.message_id
     join whatsapp.accounts a on a.country_id = q.country_id and a.account_id = q.account_id
     left join whatsapp.throttles t on t.country_id = q.country_id and t.account_id = q.account_id
+    cross join lateral (select whatsapp_internal.feed_since(t.feed_since, t.swept_at, a.unknown_deadline) as since) feed
+    cross join lateral (
+      select greatest(q.leased_until + a.unknown_deadline, case
+        when q.leased_at < feed.since then feed.since + greatest(a.unknown_deadline, feed.since - q.leased_at) end) as at
+    ) provable
     where q.unknown_until <= now()
     order by q.country_id, q.message_id
     limit p_limit
     for no key update of m, q skip locked
   ),
   waiting as (
-    update whatsapp.queue q set unknown_until = now() + interval '1 minute'
+    update whatsapp.queue q set unknown_until = least(d.look_again_at, d.leased_at + interval '1 day')
     from due d
-    where not d.feed_alive and d.leased_at > now() - interval '1 day' and q.country_id = d.country_id and q.message_id = d.message_id
+    where not d.proved and d.leased_at > now() - interval '1 day' and q.country_id = d.country_id and q.message_id = d.message_id
   ),
   again as (
     update whatsapp.queue q
     set lease_id = null, leased_until = null, unknown_until = null, run_at = now(), unknown_requeues = q.unknown_requeues + 1
     from due d
-    where d.feed_alive and d.again and q.country_id = d.country_id and q.message_id = d.message_id
+    where d.proved and d.again and q.country_id = d.country_id and q.message_id = d.message_id
     returning q.country_id, q.message_id
   ),
   given_up as (
     delete from whatsapp.queue q using due d
-    where ((d.feed_alive and not d.again) or (not d.feed_alive and d.leased_at <= now() - interval '1 day'))
+    where ((d.proved and not d.again) or (not d.proved and d.leased_at <= now() - interval '1 day'))
       and q.country_id = d.country_id and q.message_id = d.message_id
     returning q.country_id, q.message_id
   ),
@@ -120,6 +137,15 @@ begin
     from moved
   )
   select count(*) filter (where not lost), count(*) filter (where lost) into requeued, failed from moved;
+
+  with alive as (
+    select t.country_id, t.account_id, whatsapp_internal.feed_since(t.feed_since, t.swept_at, a.unknown_deadline) as since
+    from whatsapp.throttles t
+    join whatsapp.accounts a on a.country_id = t.country_id and a.account_id = t.account_id
+    for no key update of t skip locked
+  )
+  update whatsapp.throttles t set feed_since = l.since, swept_at = now()
+  from alive l where t.country_id = l.country_id and t.account_id = l.account_id;
 end
 $$;
 

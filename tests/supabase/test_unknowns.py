@@ -1,12 +1,14 @@
 """What nobody knows the outcome of: who decides, when, and what is never done."""
 
 import time
-from typing import Any
+from datetime import timedelta
+from math import ceil
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
 
-from tests.supabase.ground import Land, Row, new_wamid, some_phone
+from tests.supabase.ground import Land, Row, messages_of, new_wamid, some_phone
 
 Database = psycopg.Connection[Any]
 
@@ -27,72 +29,179 @@ def unknown(land: Land, kind: str) -> Row:
     return message
 
 
-def pass_deadline(land: Land, *, feed_alive: bool) -> None:
-    land.run("update whatsapp.queue set unknown_until = now() where country_id = %s", land.country_id)
-    seen = "leased_at + interval '1 ms'" if feed_alive else "leased_at - interval '1 ms'"
-    land.run(
-        f"update whatsapp.throttles t set webhook_seen_at = {seen} from whatsapp.queue q"
-        " where t.country_id = q.country_id and q.country_id = %s",
-        land.country_id,
-    )
+class Hours:
+    """Turns the clock of one number: as if all that happened to it had happened so much earlier."""
+
+    def __init__(self, land: Land) -> None:
+        self._land = land
+
+    def passes(self, minutes: float, *, swept: bool = True, heard: bool = True) -> None:
+        """So much time goes by, minute by minute: sweep runs (`swept`), and people write (`heard`), or not."""
+        for minute in range(ceil(minutes)):
+            span = min(1.0, minutes - minute)
+            for table, columns in self._times.items():
+                changes = ", ".join(f"{one} = {one} - %s * interval '1 minute'" for one in columns)
+                where = "where country_id = %s"
+                self._land.run(
+                    f"update whatsapp.{table} set {changes} {where}", *[span] * len(columns), self._land.country_id
+                )
+            if heard:
+                self._land.ingest(self._land.writes(some_phone(), time.time()))
+            if swept:
+                self._land.sweep()
+
+    _times: ClassVar = {
+        "queue": ("leased_at", "leased_until", "unknown_until"),
+        "leases": ("leased_at", "leased_until"),
+        "throttles": ("webhook_seen_at", "feed_since", "swept_at"),
+    }
 
 
-@pytest.mark.parametrize(
-    ("kind", "feed_alive", "state"),
-    [
-        ("reply", True, "queued"),
-        ("plain", True, "queued"),
-        ("offer", True, "failed"),
-        ("reply", False, "unknown"),
-        ("plain", False, "unknown"),
-        ("offer", False, "unknown"),
-    ],
-)
-def test_after_the_deadline(land: Land, kind: str, feed_alive: bool, state: str) -> None:
-    message = unknown(land, kind)
-    pass_deadline(land, feed_alive=feed_alive)
+@pytest.fixture
+def clock(land: Land) -> Hours:
+    land.ingest(land.writes(some_phone(), time.time()))
+    return Hours(land)
 
-    land.sweep()
 
+def state(land: Land, message: Row) -> str:
     row = land.message(message["message_id"])
-    assert row["state"] == state
-    assert row["error_title"] == ("outcome_unknown" if state == "failed" else None)
-    assert (land.queued(message["message_id"]) is None) == (state == "failed")
-    again = [each for lease in land.claim()["leases"] for each in lease["messages"]]
-    assert len(again) == (1 if state == "queued" else 0)
+    assert (row["error_title"] == "outcome_unknown") == (row["state"] == "failed")
+    assert (land.queued(message["message_id"]) is None) == (row["state"] == "failed")
+    return str(row["state"])
 
 
-def test_before_the_deadline_nothing_happens(land: Land) -> None:
+@pytest.mark.parametrize(("kind", "after"), [("reply", "queued"), ("plain", "queued"), ("offer", "failed")])
+def test_a_feed_that_lives_after_the_deadline_decides(land: Land, clock: Hours, kind: str, after: str) -> None:
+    message = unknown(land, kind)
+
+    clock.passes(9)
+    assert state(land, message) == "unknown"
+    assert land.claim()["leases"] == []
+
+    clock.passes(2)
+    assert state(land, message) == after
+    assert len(messages_of(land.claim())) == (after == "queued")
+
+
+def test_one_webhook_just_after_the_attempt_proves_nothing(land: Land, clock: Hours) -> None:
     message = unknown(land, "plain")
-    land.run("update whatsapp.throttles set webhook_seen_at = now() where country_id = %s", land.country_id)
+    clock.passes(0.05)
 
-    land.sweep()
+    clock.passes(180, heard=False)
 
-    assert land.message(message["message_id"])["state"] == "unknown"
+    assert state(land, message) == "unknown"
     assert land.claim()["leases"] == []
 
 
-def test_it_goes_back_to_the_queue_only_once(land: Land) -> None:
+def test_an_outage_of_ours_restarts_the_wait_for_as_long_as_it_lasted(land: Land, clock: Hours) -> None:
+    """All was away. The first to come after it is the webhook of somebody who writes, or sweep."""
     message = unknown(land, "plain")
-    pass_deadline(land, feed_alive=True)
-    land.sweep()
-    [lease] = land.claim()["leases"]
-    land.settle(land.outcome(message | {"lease_id": lease["lease_id"]}, "unknown"))
-    pass_deadline(land, feed_alive=True)
+    clock.passes(29, swept=False, heard=False)
+
+    clock.passes(29)  # of which the first still belongs to the outage
+    assert state(land, message) == "unknown"
+
+    clock.passes(3)
+    assert state(land, message) == "queued"
+
+
+def test_an_outage_shorter_than_the_deadline_restarts_the_wait(land: Land, clock: Hours) -> None:
+    """No silence tells of it: only our own heartbeat does."""
+    message = unknown(land, "plain")
+    clock.passes(8, swept=False, heard=False)
+
+    clock.passes(9)
+    assert state(land, message) == "unknown"
+
+    clock.passes(2)
+    assert state(land, message) == "queued"
+
+
+def test_a_silence_as_long_as_the_deadline_restarts_the_wait(land: Land, clock: Hours) -> None:
+    """Cron ran all along, but no webhook reached us: nobody can tell that from a quiet number."""
+    message = unknown(land, "plain")
+    clock.passes(19, heard=False)
+
+    clock.passes(19)  # of which the first still belongs to the silence
+    assert state(land, message) == "unknown"
+
+    clock.passes(3)
+    assert state(land, message) == "queued"
+
+
+def test_a_silence_before_the_attempt_restarts_nothing(land: Land, clock: Hours) -> None:
+    clock.passes(60, heard=False)
+    land.ingest(land.writes(some_phone(), time.time()))
+    message = unknown(land, "plain")
+
+    clock.passes(11)
+
+    assert state(land, message) == "queued"
+
+
+def test_the_status_that_meta_brings_again_after_an_outage_settles_it(land: Land, clock: Hours) -> None:
+    message = unknown(land, "plain")
+    clock.passes(30, swept=False, heard=False)
+    clock.passes(20)
+
+    land.ingest(land.status(new_wamid(), "delivered", 1_760_000_000, message["message_id"]))
+    clock.passes(30)
+
+    assert land.message(message["message_id"])["state"] == "delivered"
+    assert land.claim()["leases"] == []
+
+
+@pytest.mark.parametrize("kind", ["reply", "plain", "offer"])
+def test_what_is_not_proved_within_a_day_is_given_up(land: Land, clock: Hours, kind: str) -> None:
+    message = unknown(land, kind)
+    shift = "leased_at = leased_at - interval '23 hours', leased_until = leased_until - interval '23 hours'"
+    land.run(f"update whatsapp.queue set {shift}, unknown_until = now() where country_id = %s", land.country_id)
+
+    clock.passes(58, heard=False)
+    assert state(land, message) == "unknown"
+
+    clock.passes(3, heard=False)
+    assert state(land, message) == "failed"
+
+
+def test_the_wait_after_an_outage_ends_within_a_day_of_the_attempt(land: Land, clock: Hours) -> None:
+    message = unknown(land, "plain")
+    land.run(
+        "update whatsapp.queue set leased_at = leased_at - interval '16 hours' where country_id = %s", land.country_id
+    )
+    land.run("update whatsapp.queue set unknown_until = now() where country_id = %s", land.country_id)
+    land.run(
+        "update whatsapp.throttles set swept_at = now() - interval '15 hours' where country_id = %s", land.country_id
+    )
 
     land.sweep()
 
-    assert land.message(message["message_id"])["state"] == "failed"
+    row = land.one(
+        "select unknown_until - leased_at as wait from whatsapp.queue where country_id = %s", [land.country_id]
+    )
+    assert row["wait"] <= timedelta(days=1)
+    assert state(land, message) == "unknown"
+
+
+def test_it_goes_back_to_the_queue_only_once(land: Land, clock: Hours) -> None:
+    message = unknown(land, "plain")
+    clock.passes(11)
+    [again] = messages_of(land.claim())
+    land.settle(land.outcome(again, "unknown"))
+
+    clock.passes(11)
+
+    assert state(land, message) == "failed"
 
 
 def test_an_account_may_ask_for_no_second_try(database: Database) -> None:
     land = Land(database, unknown_policy="fail")
+    land.ingest(land.writes(some_phone(), time.time()))
     message = unknown(land, "plain")
-    pass_deadline(land, feed_alive=True)
 
-    land.sweep()
+    Hours(land).passes(11)
 
-    assert land.message(message["message_id"])["state"] == "failed"
+    assert state(land, message) == "failed"
 
 
 def test_a_status_webhook_settles_it(land: Land) -> None:
