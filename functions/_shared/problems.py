@@ -22,8 +22,10 @@ def refusal_answer(error: RefusalError) -> Answer:
     headers = {"x-supabase-server-error": error.code}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status == 503:
+    if error.status in (429, 503):
         headers["retry-after"] = _RETRY_AFTER_SECONDS
+    if error.status == 408:
+        headers["connection"] = "close"
     return Answer(error.body(), error.status, headers)
 
 

@@ -18,12 +18,16 @@ from functions._shared.auth import authenticate
 from functions._shared.body import read_json
 from services.whatsapp.settings import settings
 
+_LIMIT = 4096
+
 
 async def control(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    body = await read_json(request)
-    from services.whatsapp import accounts
+    from services.whatsapp import accounts, members
+
+    await members.check(caller.user_id, current)
+    body = await read_json(request, _LIMIT)
 
     account = await accounts.control(body, caller.user_id, current)
     kick = partial(windows.kick, current) if account["state"] == "active" else None

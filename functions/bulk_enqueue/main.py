@@ -12,6 +12,7 @@
 For operators and admins of the country, and for servers with the secret key. 10,000 recipients a call.
 """
 
+import asyncio
 from functools import partial
 
 from starlette.requests import Request
@@ -20,20 +21,30 @@ from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
-from functions._shared.body import read_csv, read_json
+from functions._shared.body import is_csv, read_body, read_json
+from functions._shared.room import room_for
 from services.whatsapp.settings import settings
 
 _LIMIT = 16 * 1024 * 1024
+_CONTROL_LIMIT = 4096
+_SECONDS = 90.0
+"""For such a body to arrive in, over a slow line."""
 
 
 async def enqueue(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    text = await read_csv(request, _LIMIT)
-    from services.whatsapp import campaigns
+    from services.whatsapp import campaigns, members
 
-    call = await read_json(request, _LIMIT) if text is None else campaigns.read_csv(text, request.query_params)
-    done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
+    # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
+    csv, query = is_csv(request), request.query_params
+    await members.check(caller.user_id, current, query.get("country_id", "") if csv else None)
+    async with room_for(request.scope, _LIMIT):
+        if csv:
+            call = await asyncio.to_thread(campaigns.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
+        else:
+            call = await read_json(request, _LIMIT, _SECONDS)
+        done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
 
     kick = partial(windows.kick, current) if done.state == "running" else None
     return Answer(done.body(), 202, after=kick)
@@ -42,8 +53,10 @@ async def enqueue(request: Request) -> Answer:
 async def control(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    body = await read_json(request)
-    from services.whatsapp import campaigns, fields
+    from services.whatsapp import campaigns, fields, members
+
+    await members.check(caller.user_id, current)
+    body = await read_json(request, _CONTROL_LIMIT)
 
     fields.only(body, ("country_id", "campaign_id", "action"))
     answer = await campaigns.control(

@@ -8,26 +8,37 @@
 For operators and admins of the country, and for servers with the secret key. 10,000 rows a call.
 """
 
+import asyncio
+
 from starlette.requests import Request
 
 from functions._shared import windows
 from functions._shared.answers import Answer
 from functions._shared.app import door
 from functions._shared.auth import authenticate
-from functions._shared.body import read_csv, read_json
+from functions._shared.body import is_csv, read_body, read_json
+from functions._shared.room import room_for
 from services.whatsapp.settings import settings
 
 _LIMIT = 16 * 1024 * 1024
+_SECONDS = 90.0
+"""For such a body to arrive in, over a slow line."""
 
 
 async def record(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    text = await read_csv(request, _LIMIT)
-    from services.whatsapp import consents
+    from services.whatsapp import consents, members
 
-    call = await read_json(request, _LIMIT) if text is None else consents.read_csv(text, request.query_params)
-    return Answer(await consents.record(call, request.headers.get("idempotency-key"), caller.user_id, current))
+    # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
+    csv, query = is_csv(request), request.query_params
+    await members.check(caller.user_id, current, query.get("country_id", "") if csv else None)
+    async with room_for(request.scope, _LIMIT):
+        if csv:
+            call = await asyncio.to_thread(consents.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
+        else:
+            call = await read_json(request, _LIMIT, _SECONDS)
+        return Answer(await consents.record(call, request.headers.get("idempotency-key"), caller.user_id, current))
 
 
 app = door("consents", {"POST": record}, on_stop=[windows.close])

@@ -22,9 +22,11 @@ from services.whatsapp.settings import settings
 async def handle(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
+    # Imported here: a preflight or an unknown caller needs neither models nor a client of Supabase.
+    from services.whatsapp import members, sending
+
+    await members.check(caller.user_id, current)
     body = await read_json(request)
-    # Imported here: a preflight or a refused caller needs neither models nor a client of Supabase.
-    from services.whatsapp import sending
 
     sent = await sending.send(body, request.headers.get("idempotency-key"), caller.user_id, current)
 

@@ -10,10 +10,13 @@ from starlette.types import Receive, Scope, Send
 from functions._shared import windows
 from functions._shared.app import Raw, door
 from functions._shared.body import read_raw
+from functions._shared.room import room_for
 from services.whatsapp import receiving
 from services.whatsapp.settings import settings
 
 _SIGNATURE = b"x-hub-signature-256"
+_SECONDS = 15.0
+"""For a body to arrive in: Meta sends it at once or not at all."""
 _OK = {
     "type": "http.response.start",
     "status": 200,
@@ -37,10 +40,12 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> None:
 async def take(scope: Scope, receive: Receive, send: Send) -> None:
     """Size, signature, then one durable ingest, then 200; and only then what follows from it."""
     current = settings()
-    body = await read_raw(scope, receive, receiving.LIMIT)
     header = next((value.decode("latin-1") for name, value in scope["headers"] if name == _SIGNATURE), None)
-    receiving.check_signature(header, body, current)
-    events = await receiving.receive(body, current)
+    expected = receiving.expect_signature(header, current)
+    async with room_for(scope, receiving.LIMIT, "webhook_overloaded"):
+        body = await read_raw(scope, receive, receiving.LIMIT, _SECONDS)
+        receiving.check_signature(expected, body, current)
+        events = await receiving.receive(body, current)
     await send(_OK)
     await send(_EMPTY)
     await receiving.follow_up(events, current)

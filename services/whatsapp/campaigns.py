@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from services.whatsapp import fields, rows, store, template
+from services.whatsapp import fields, members, rows, store, template
 from services.whatsapp.bisecting import write_without_culprits
 from services.whatsapp.messages import InvalidMessage, parse_message
 from services.whatsapp.refusals import refuse
@@ -75,11 +75,12 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None
         raise refuse("bulk_needs_template", field="message")
     fields.only(request, _FIELDS)
     call_key = fields.key(key)
+    country_id = fields.country(request)
+    await members.check(actor, settings, country_id)
     recipients = rows.listed(request, "recipients", MOST)
     opened = await store.shared(settings).open_campaign(_opening(request, call_key, actor))
     if "code" in opened:
         raise refuse(opened["code"], field=opened["field"])
-    country_id = fields.country(request)
     result = Enqueued(opened["campaign_id"], opened["account_id"], opened["state"])
     contract = opened.get("contract") or {"unsupported": "its contract is not known yet: sync templates"}
     judge = _Judge(contract, country_id)
@@ -122,17 +123,17 @@ async def _write(
     return await write_without_culprits(taken, write, lambda row: {"accepted": 0, "refused": [rows.unstorable(row)]})
 
 
-def read_csv(text: str, query: Mapping[str, str]) -> dict[str, Any]:
+def read_csv(raw: bytes, query: Mapping[str, str]) -> dict[str, Any]:
     """A call that came as text/csv: the query gives the campaign, the header row maps columns to parameters.
 
     Columns: `to`, optionally `ref`, and the keys of the template's contract (body.1, header.image, …).
-    Refuses `invalid_csv`.
+    Refuses `invalid_csv` and `too_many_recipients`.
     """
     # What is no field of a call is refused where the call is read; Supabase's own clients may name a region.
     request: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
     if "template" in query or "language" in query:
         request["template"] = {"name": query.get("template"), "language": query.get("language")}
-    request["recipients"] = [_csv_row(row) for row in rows.read_csv(text)]
+    request["recipients"] = [_csv_row(row) for row in rows.read_csv(raw, MOST)]
     return request
 
 

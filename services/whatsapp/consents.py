@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from services.whatsapp import fields, rows, store
+from services.whatsapp import fields, members, rows, store
 from services.whatsapp.bisecting import write_without_culprits
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings
@@ -36,6 +36,7 @@ async def record(request: Mapping[str, Any], key: str | None, actor: str | None,
     fields.only(request, _FIELDS)
     call_key = fields.key(key)
     country_id = fields.country(request)
+    await members.check(actor, settings, country_id)
     given = rows.listed(request, "consents", MOST)
     recorded, refused = 0, list[Row]()
     for start in range(0, len(given), _CHUNK):
@@ -71,13 +72,13 @@ async def _write(
     return await write_without_culprits(good, write, lambda row: {"recorded": 0, "refused": [rows.unstorable(row)]})
 
 
-def read_csv(text: str, query: Mapping[str, str]) -> dict[str, Any]:
+def read_csv(raw: bytes, query: Mapping[str, str]) -> dict[str, Any]:
     """A call that came as text/csv: the query gives the country, the columns are the fields of a row.
 
-    An empty cell is a field not given. Refuses `invalid_csv`.
+    An empty cell is a field not given. Refuses `invalid_csv` and `too_many_recipients`.
     """
     request: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
-    given = rows.read_csv(text)
+    given = rows.read_csv(raw, MOST)
     return request | {"consents": [{name: value for name, value in row.items() if value != ""} for row in given]}
 
 

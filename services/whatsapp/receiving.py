@@ -38,12 +38,22 @@ def handshake(query: Mapping[str, str], settings: Settings) -> str:
     return query.get("hub.challenge", "")
 
 
-def check_signature(header: str | None, body: bytes, settings: Settings) -> None:
-    """Refuses `webhook_not_configured`, `signature_missing` and `signature_invalid`."""
+def expect_signature(header: str | None, settings: Settings) -> str:
+    """The signature that a body will be held against. What has none is refused before its body is read.
+
+    Refuses `webhook_not_configured`, `signature_missing` and `signature_invalid`.
+    """
     if not settings.app_secrets:
         raise refuse("webhook_not_configured", reason="WHATSAPP_APP_SECRET is not set")
     if not header:
         raise refuse("signature_missing", field="X-Hub-Signature-256")
+    if not signature.is_one(header):
+        raise refuse("signature_invalid", field="X-Hub-Signature-256")
+    return header
+
+
+def check_signature(header: str, body: bytes, settings: Settings) -> None:
+    """Refuses `signature_invalid`."""
     if not signature.verify(settings.app_secrets, header, body):
         raise refuse("signature_invalid", field="X-Hub-Signature-256")
 

@@ -118,6 +118,19 @@ _TABLE = (
         "The request body is larger than {limit} bytes.",
         "Send less at a time: split a campaign over several calls.",
     ),
+    Refusal(
+        "body_too_complex",
+        413,
+        "The request body holds too many values, or nests them too deeply.",
+        "Send less at a time, as details says.",
+    ),
+    Refusal("body_too_slow", 408, "The request body did not arrive in time.", "Repeat the call with the same key."),
+    Refusal(
+        "too_many_bodies",
+        503,
+        "Too many large calls are being worked on.",
+        "Repeat the call with the same key, after the seconds that Retry-After names.",
+    ),
     Refusal("not_found", 404, "There is no function at this address.", "Check the function's name in the URL."),
     Refusal(
         "method_not_allowed",

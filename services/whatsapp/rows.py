@@ -3,11 +3,15 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from services.whatsapp.refusals import RefusalError, describe, refuse
 
 Row = dict[str, Any]
+
+_LONGEST_ROW = 256 * 1024
+"""Characters of a row of CSV: the parser holds everybody up until it has read one."""
+_MOST_COLUMNS = 500
 
 
 def listed(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
@@ -20,17 +24,56 @@ def listed(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
     return given
 
 
-def read_csv(text: str) -> list[dict[str, str]]:
-    """The rows below a header that names `to` and whatever else. Refuses `invalid_csv`."""
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
+def read_csv(raw: bytes, most: int) -> list[dict[str, str]]:
+    """The rows below a header that names `to` and whatever else.
+
+    Reads no further than it must to say that there are more than `most`. Refuses `invalid_csv` and
+    `too_many_recipients`.
+    """
+    lines = _Lines(raw)
+    reader = csv.DictReader(lines, strict=True)
     try:
-        if not reader.fieldnames or "to" not in reader.fieldnames:
+        names = reader.fieldnames
+        if not names or "to" not in names:
             raise refuse("invalid_csv", reason="the first row must name the columns, and one of them must be `to`")
-        if len(set(reader.fieldnames)) != len(reader.fieldnames):
+        if len(names) > _MOST_COLUMNS:
+            raise refuse("invalid_csv", reason=f"it has more than {_MOST_COLUMNS} columns")
+        if len(set(names)) != len(names):
             raise refuse("invalid_csv", reason="a column is named twice")
-        return [_whole(row, number) for number, row in enumerate(reader, 1)]
+        found = []
+        for number, row in enumerate(reader, 1):
+            if number > most:
+                raise refuse("too_many_recipients", limit=most)
+            found.append(_whole(row, number))
+            lines.begin_row()
+        return found
     except csv.Error as error:
         raise refuse("invalid_csv", reason=f"line {reader.line_num}: {error}") from None
+    except UnicodeDecodeError:
+        raise refuse("invalid_csv", reason="it is not UTF-8") from None
+
+
+class _Lines:
+    """The lines of a CSV, decoded as they are asked for. Refuses `invalid_csv` for a row that does not end."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline="\n")
+        self._left = _LONGEST_ROW
+
+    def begin_row(self) -> None:
+        self._left = _LONGEST_ROW
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise refuse("invalid_csv", reason=f"a row has more than {_LONGEST_ROW} characters")
+        if not line:
+            raise StopIteration
+        return line
 
 
 def judge(given: Sequence[Any], start: int, read: Callable[[Any], Row]) -> tuple[list[Row], list[Row]]:

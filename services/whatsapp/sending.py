@@ -46,6 +46,11 @@ async def send(request: Mapping[str, Any], key: str | None, actor: str | None, s
     trusted server. Raises RefusalError with the field, the reason and the remedy.
     """
     item = read_request(request, key) | {"actor": actor}
+    # Imported here: a request that is refused for its shape needs no client of Supabase.
+    from services.whatsapp import members
+
+    # Before anything of the country is looked at: an outsider learns neither its templates nor its keys.
+    await members.check(actor, settings, item["country_id"])
     await _check_contract(item, settings)
     try:
         verdict = await _commits(settings).add(item)

@@ -6,14 +6,21 @@ JSON again changes them, so verify before parsing.
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 
 _SCHEME = "sha256="
+_SHAPE = re.compile(r"sha256=[0-9a-f]{64}")
 
 
 def sign(secret: str, body: bytes) -> str:
     """The header value for a body, "sha256=" and 64 lower-case hex digits."""
     return _SCHEME + hmac.digest(secret.encode(), body, hashlib.sha256).hex()
+
+
+def is_one(header: str) -> bool:
+    """Whether the header could be a signature at all: what could not need no body read."""
+    return _SHAPE.fullmatch(header) is not None
 
 
 def verify(secrets: Sequence[str], header: str | None, body: bytes) -> bool:

@@ -238,11 +238,10 @@ class Store:
         query = self._server.from_("idempotency_keys").select("key").eq("country_id", country_id).eq("key", key)
         return bool(await self._read(query, "idempotency_keys"))
 
-    async def role_of(self, country_id: str, user_id: str) -> str | None:
-        """The role of the user in the country, or None."""
-        query = self._server.from_("members").select("role").eq("country_id", country_id).eq("user_id", user_id)
-        rows = await self._read(query, "members")
-        return str(rows[0]["role"]) if rows else None
+    async def roles_of(self, user_id: str) -> dict[str, str]:
+        """The user's role by country."""
+        query = self._server.from_("members").select("country_id,role").eq("user_id", user_id)
+        return {row["country_id"]: row["role"] for row in await self._read(query, "members")}
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -102,7 +102,7 @@ def test_every_row_of_a_list_is_either_invited_or_wrong() -> None:
     assert {code for part in parts for _, code, _ in part.wrong} == {
         "invalid_phone", "duplicate_recipient", "template_parameters", "opted_out"
     }  # fmt: skip
-    assert read_csv(audience.more.csv(), {})["recipients"] == audience.more.recipients()
+    assert read_csv(audience.more.csv().encode(), {})["recipients"] == audience.more.recipients()
 
 
 def arrival(to: str, line: Line, *, number_id: str = "ours", wamid: str | None = "wamid.1") -> Arrival:

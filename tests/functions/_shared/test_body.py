@@ -1,15 +1,17 @@
 """A body is read whole or not at all, and never beyond its limit."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
 from starlette.requests import Request
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from functions._shared.answers import Answer
 from functions._shared.app import door
-from functions._shared.body import LIMIT, read_csv, read_json
+from functions._shared.body import LIMIT, is_csv, read_body, read_json, read_raw
+from services.whatsapp.refusals import RefusalError
 from tests.functions._shared.asgi import call, exchange
 
 SMALL = 100
@@ -24,8 +26,9 @@ async def read_default(request: Request) -> ASGIApp:
 
 
 async def read_rows(request: Request) -> ASGIApp:
-    text = await read_csv(request, limit=SMALL)
-    return Answer({"csv": text} if text is not None else await read_json(request, limit=SMALL))
+    if is_csv(request):
+        return Answer({"csv": (await read_body(request, limit=SMALL)).decode()})
+    return Answer(await read_json(request, limit=SMALL))
 
 
 SEND = door("send", {"POST": read_small})
@@ -114,9 +117,45 @@ async def test_a_csv_is_read_as_text_if_it_says_so(content_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "code"), [(b"to\n\xff\n", 422, "invalid_csv"), (b"x" * (SMALL + 1), 413, "body_too_large")]
+    ("content", "words"),
+    [
+        (b'{"a":' + b"[" * 300 + b"]" * 300 + b"}", "nested more than 64 levels"),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, "nested more than 64 levels"),
+        (b'{"a":[' + b"{}," * 260_000 + b"{}]}", "more than 500000 values"),
+    ],
 )
-async def test_a_csv_that_cannot_be_read_is_refused(content: bytes, status: int, code: str) -> None:
-    rows = door("send", {"POST": read_rows})
-    answer = await call(rows, "POST", "/send", content=content, headers={"content-type": "text/csv"})
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+async def test_what_would_take_far_more_than_its_bytes_is_refused(content: bytes, words: str) -> None:
+    response = await call(door("send", {"POST": read_default}), "POST", "/send", content=content)
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_complex")
+    assert words in response.json()["details"]
+
+
+@pytest.mark.parametrize("depth", [1, 64])
+async def test_what_is_nested_as_deep_as_allowed_is_read(depth: int) -> None:
+    content = b'{"a":' * depth + b"1" + b"}" * depth
+    assert (await call(door("send", {"POST": read_default}), "POST", "/send", content=content)).status_code == 200
+
+
+async def test_a_large_body_is_read_as_a_small_one() -> None:
+    body = json.dumps({"a": ["x" * 100] * 5_000})
+    assert len(body) > 256 * 1024
+    response = await call(door("send", {"POST": read_default}), "POST", "/send", content=body)
+    assert response.json() == {"fields": ["a"]}
+
+
+async def test_a_body_that_does_not_arrive_is_waited_for_only_so_long() -> None:
+    scope = {"type": "http", "method": "POST", "path": "/send", "headers": [(b"content-length", b"9")]}
+
+    async def stalled() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing comes")
+
+    with pytest.raises(RefusalError) as refused:
+        await read_raw(scope, stalled, seconds=0.01)
+    assert refused.value.code == "body_too_slow"
+
+
+async def test_a_length_of_many_digits_is_too_large() -> None:
+    scope = {"type": "http", "method": "POST", "path": "/send", "headers": [(b"content-length", b"9" * 5_000)]}
+    sent = await exchange(SEND, scope)
+    assert sent[0]["status"] == 413

@@ -26,7 +26,7 @@ ROW: dict[str, Any] = {"to": PHONE, "parameters": ["Ana", "A1"]}
 
 def test_a_csv_becomes_the_call_that_json_would_be() -> None:
     text = 'to,body.1,body.2,ref\n+525512345678,Ana,"A,1",r1\n+525512345679,"José ""Pepe""",A2,\n'
-    assert campaigns.read_csv(text, QUERY | {"valid_until": "2026-12-24T09:00:00Z"}) == {
+    assert campaigns.read_csv(text.encode(), QUERY | {"valid_until": "2026-12-24T09:00:00Z"}) == {
         "country_id": "MX",
         "name": "spring",
         "valid_until": "2026-12-24T09:00:00Z",
@@ -40,17 +40,17 @@ def test_a_csv_becomes_the_call_that_json_would_be() -> None:
 
 @pytest.mark.parametrize("text", ["\ufeffto\r\n+525512345678\r\n", "to\n\n+525512345678\n\n", "to\n+525512345678"])
 def test_a_csv_may_come_from_a_spreadsheet(text: str) -> None:
-    assert campaigns.read_csv(text, QUERY)["recipients"] == [{"to": PHONE, "parameters": {}}]
+    assert campaigns.read_csv(text.encode(), QUERY)["recipients"] == [{"to": PHONE, "parameters": {}}]
 
 
 def test_a_csv_that_appends_names_the_campaign_only() -> None:
     query = {"country_id": "MX", "campaign_id": "01a2", "forceFunctionRegion": "any"}
-    call = campaigns.read_csv("to\n+525512345678\n", query)
+    call = campaigns.read_csv(b"to\n+525512345678\n", query)
     assert call == {"country_id": "MX", "campaign_id": "01a2", "recipients": [{"to": PHONE, "parameters": {}}]}
 
 
 def test_a_misspelt_query_is_kept_to_be_refused() -> None:
-    assert "valid_til" in campaigns.read_csv("to\n1\n", QUERY | {"valid_til": "2026-12-24T09:00:00Z"})
+    assert "valid_til" in campaigns.read_csv(b"to\n1\n", QUERY | {"valid_til": "2026-12-24T09:00:00Z"})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_misspelt_query_is_kept_to_be_refused() -> None:
 )
 def test_a_broken_csv_is_refused_with_its_place(text: str, words: str) -> None:
     with pytest.raises(RefusalError) as refused:
-        campaigns.read_csv(text, QUERY)
+        campaigns.read_csv(text.encode(), QUERY)
     assert refused.value.code == "invalid_csv"
     assert words in str(refused.value.reason)
 

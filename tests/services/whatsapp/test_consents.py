@@ -64,7 +64,7 @@ def test_a_csv_becomes_the_call_that_json_would_be() -> None:
     text = (
         'to,action,scope,how,proof\n+525512345678,opt_in,marketing,web form,"Sí, quiero"\n+525512345679,opt_out,,x,\n'
     )
-    assert consents.read_csv(text, {"country_id": "MX", "forceFunctionRegion": "any"}) == {
+    assert consents.read_csv(text.encode(), {"country_id": "MX", "forceFunctionRegion": "any"}) == {
         "country_id": "MX",
         "consents": [
             {"to": PHONE, "action": "opt_in", "scope": "marketing", "how": "web form", "proof": "Sí, quiero"},
@@ -74,4 +74,4 @@ def test_a_csv_becomes_the_call_that_json_would_be() -> None:
 
 
 def test_a_misspelt_query_is_kept_to_be_refused() -> None:
-    assert "country" in consents.read_csv("to\n1\n", {"country": "MX"})
+    assert "country" in consents.read_csv(b"to\n1\n", {"country": "MX"})
