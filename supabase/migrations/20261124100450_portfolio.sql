@@ -172,6 +172,16 @@ create function whatsapp_internal.release_holds() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  -- A claim that still goes by what held before is waited for: it may be about to hold a lane.
+  perform pg_advisory_xact_lock(hashtextextended('whatsapp.portfolio ' || p.portfolio, 0))
+  from (
+    select distinct c.portfolio
+    from added n
+    join removed o on o.country_id = n.country_id and o.account_id = n.account_id
+    cross join lateral (values (n.portfolio), (o.portfolio)) as c (portfolio)
+    where (n.messaging_limit, n.portfolio) is distinct from (o.messaging_limit, o.portfolio)
+    order by 1
+  ) p;
   update whatsapp.lanes l set held_until = null, held_reason = null
   from whatsapp.accounts a, added n, removed o
   where n.country_id = o.country_id and n.account_id = o.account_id and a.portfolio in (n.portfolio, o.portfolio)

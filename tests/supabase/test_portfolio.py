@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.local.stack import Stack
-from tests.supabase.ground import Land, Row, claim, messages_of, some_phone
+from tests.supabase.ground import Land, Row, beside, claim, messages_of, some_phone
 
 Database = psycopg.Connection[Any]
 
@@ -127,6 +127,22 @@ def test_a_limit_that_is_raised_lets_single_messages_go_that_waited_for_it(
     assert here.claim()["leases"] == []
     here.run("update whatsapp.accounts set messaging_limit = %s where country_id = %s", limit, here.country_id)
     here.sweep()
+
+    assert len(reached(here.claim())) == 3
+
+
+def test_a_limit_raised_while_a_claim_holds_a_campaign_lets_it_go(
+    stack: Stack, database: Database, portfolio: str
+) -> None:
+    here = land(database, portfolio, 1)
+    here.campaign(*(some_phone() for _ in range(4)))
+    raised = "update whatsapp.accounts set messaging_limit = 4 where country_id = %s"
+    with psycopg.connect(stack.database_url) as claiming:
+        assert len(reached(claim(claiming, here.accounts))) == 1
+        assert claim(claiming, here.accounts)["leases"] == []  # the campaign is held now
+        with beside(stack, lambda other: other.execute(raised, [here.country_id])) as raising:
+            claiming.commit()
+            raising.result(10)
 
     assert len(reached(here.claim())) == 3
 
