@@ -53,6 +53,14 @@ as $$
       or (a.state = 'paused' and (p_state = 'stopped' or a.paused_until < coalesce(p_until, 'infinity'))))
 $$;
 
+-- When Meta said so. An answer is of now; a webhook may come days later, and what it says was true then. Meta tells whole seconds.
+create function whatsapp_internal.said_at(p_country text, p_message uuid) returns timestamptz
+language sql stable set search_path = ''
+as $$
+  select least(now(), (
+    select m.failed_at + interval '1 second' from whatsapp.messages m where m.country_id = p_country and m.message_id = p_message))
+$$;
+
 -- What Meta's verdict means beyond the one message. Called by settle and by ingest with the same rows.
 create function whatsapp_internal.apply_effects(p_results whatsapp_internal.result[]) returns void
 language plpgsql volatile set search_path = ''
@@ -63,18 +71,22 @@ begin
   end if;
 
   update whatsapp.conversations v set window_until = least(v.window_until, now())
-  from (select distinct country_id, account_id, contact_id from unnest(p_results) where effect = 'close_window') r
-  where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id;
+  from (select country_id, account_id, contact_id, max(whatsapp_internal.said_at(country_id, message_id)) as said_at
+        from unnest(p_results) where effect = 'close_window' group by 1, 2, 3) r
+  where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id
+    -- Whoever has written since has opened it again.
+    and coalesce(v.last_inbound_at <= r.said_at, true);
 
   update whatsapp.contacts c
-  set marketing_cooled_until = greatest(c.marketing_cooled_until, now() + r.seconds * interval '1 second')
-  from (select country_id, contact_id, max(coalesce(nullif(wait_seconds, 0), 86400)) as seconds from unnest(p_results)
-        where effect = 'cool_contact' group by 1, 2) r
+  set marketing_cooled_until = greatest(c.marketing_cooled_until, r.until)
+  from (select country_id, contact_id, max(whatsapp_internal.said_at(country_id, message_id)
+            + coalesce(nullif(wait_seconds, 0), 86400) * interval '1 second') as until
+        from unnest(p_results) where effect = 'cool_contact' group by 1, 2) r
   where c.country_id = r.country_id and c.contact_id = r.contact_id;
 
   if exists (select from unnest(p_results) where effect = 'opt_out') then
     perform whatsapp_internal.add_consents(array(
-      select row(country_id, contact_id, 'opt_out', 'marketing', now(), 'meta', 'Meta code ' || max(code), null)::whatsapp_internal.consent
+      select row(country_id, contact_id, 'opt_out', 'marketing', max(whatsapp_internal.said_at(country_id, message_id)), 'meta', 'Meta code ' || max(code), null)::whatsapp_internal.consent
       from unnest(p_results) where effect = 'opt_out' group by country_id, contact_id));
   end if;
 
@@ -84,7 +96,7 @@ begin
         where effect in ('pause_template', 'disable_template')
         order by country_id, account_id, template_name, template_language, effect) r
   where t.country_id = r.country_id and t.account_id = r.account_id and t.name = r.template_name and t.language = r.template_language
-    and t.status in ('APPROVED', 'PAUSED')
+    and t.status in ('APPROVED', 'PAUSED') and t.status_at <= whatsapp_internal.said_at(r.country_id, r.message_id)
     -- An answer to a message that was on its way when Meta approved the template anew says nothing of now; the next one would.
     and not exists (
       select from whatsapp.queue q where q.country_id = r.country_id and q.message_id = r.message_id and q.leased_at < t.status_at);
@@ -92,16 +104,22 @@ begin
   perform whatsapp_internal.halt_account(
     r.country_id, r.account_id, case r.effect when 'stop_account' then 'stopped' else 'paused' end, r.title, r.code,
     case when r.effect = 'pause_account' and r.wait_seconds > 0 then now() + r.wait_seconds * interval '1 second' end)
-  from (select distinct on (country_id, account_id) * from unnest(p_results)
-        where effect in ('stop_account', 'pause_account') or (effect = 'policy_block' and message_id is not null and template_name is null)
+  from (select distinct on (country_id, account_id) * from unnest(p_results) p
+        where (effect in ('stop_account', 'pause_account') or (effect = 'policy_block' and message_id is not null and template_name is null))
+          -- What was said before the account was started (again) has been seen to.
+          and not exists (
+            select from whatsapp.accounts a
+            where a.country_id = p.country_id and a.account_id = p.account_id and a.state = 'active'
+              and a.state_since > whatsapp_internal.said_at(p.country_id, p.message_id))
         order by country_id, account_id, effect = 'stop_account' desc,
           case effect when 'pause_account' then nullif(wait_seconds, 0) end desc nulls first) r;
 
   -- What the business begins rests, and ends its rest by itself; people are answered meanwhile.
   update whatsapp.accounts a
-  set templates_paused_until = greatest(a.templates_paused_until, now() + r.seconds * interval '1 second')
-  from (select country_id, account_id, max(coalesce(nullif(wait_seconds, 0), 86400)) as seconds from unnest(p_results)
-        where effect in ('pause_templates', 'policy_block') group by 1, 2 order by 1, 2) r
+  set templates_paused_until = greatest(a.templates_paused_until, r.until)
+  from (select country_id, account_id, max(whatsapp_internal.said_at(country_id, message_id)
+            + coalesce(nullif(wait_seconds, 0), 86400) * interval '1 second') as until
+        from unnest(p_results) where effect in ('pause_templates', 'policy_block') group by 1, 2 order by 1, 2) r
   where a.country_id = r.country_id and a.account_id = r.account_id;
 
   -- Enough of a template for now: its campaigns rest as a whole, or each of their messages would ask Meta for itself.

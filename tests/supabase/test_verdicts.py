@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from services.whatsapp.draining import result_of
 from services.whatsapp.graph import read_answer
@@ -173,6 +174,80 @@ def test_a_reply_refused_for_spam_is_tried_again_ever_more_seldom(land: Land) ->
         land.run("update whatsapp.queue set run_at = now() where country_id = %s", land.country_id)
         [reply] = messages_of(land.claim())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+HOUR = 3_600
+
+
+def failed(land: Land, code: int, ago: float, phone: str | None = None) -> None:
+    """A webhook tells only now that Meta failed a message with this code so long ago."""
+    [message] = land.leased(offer(land, phone))
+    wamid = new_wamid()
+    land.settle(land.outcome(message, "accepted", wamid=wamid))
+    error = from_webhook({"code": code}).as_dict()
+    land.ingest(land.status(wamid, "failed", time.time() - ago, message["message_id"], error=error))
+
+
+def test_what_is_told_late_counts_from_when_meta_said_it(land: Land) -> None:
+    failed(land, 131048, ago=25 * HOUR)
+    assert leaves(land, land.template())
+    failed(land, 131048, ago=20 * HOUR)
+    assert 3 * HOUR < account(land)["templates_paused_until"].timestamp() - time.time() <= 4 * HOUR + 5
+
+
+def test_a_person_is_left_alone_from_when_meta_said_it(land: Land) -> None:
+    phone = some_phone()
+    failed(land, 131049, ago=25 * HOUR, phone=phone)
+    assert land.enqueue(offer(land, phone))[0]["status"] == "accepted"
+
+
+def test_who_has_written_since_is_answered(land: Land) -> None:
+    before, after = some_phone(), some_phone()
+    land.ingest(*(land.writes(phone, time.time() - HOUR) for phone in (before, after)))
+    failed(land, 131047, ago=2 * HOUR, phone=after)
+    failed(land, 131047, ago=HOUR / 2, phone=before)
+    assert leaves(land, land.text(after))
+    assert land.enqueue(land.text(before))[0]["code"] == "window_closed"
+
+
+def test_who_has_opted_in_since_has_opted_in(land: Land) -> None:
+    phone = some_phone()
+    row = {"row": 1, "phone": phone, "match_key": phone[1:], "what": "opt_in", "scope": "marketing", "how": "web form"}
+    hour_ago = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - HOUR))
+    land.run(
+        "select whatsapp.record_consents(%s, null, 'k', 'f', array[%s]::jsonb[])",
+        land.country_id,
+        Jsonb(row | {"at": hour_ago}),
+    )
+    failed(land, 131050, ago=2 * HOUR, phone=phone)
+    assert land.enqueue(offer(land, phone))[0]["status"] == "accepted"
+    assert len(messages_of(land.claim())) == 1
+
+    other = some_phone()
+    failed(land, 131050, ago=HOUR / 2, phone=other)
+    assert land.enqueue(offer(land, other))[0]["code"] == "opted_out"
+
+
+@pytest.mark.parametrize("code", [132015, 132016])
+def test_a_template_that_was_approved_since_stays_so(land: Land, code: int) -> None:
+    query = "select status from whatsapp.templates where country_id = %s and name = 'offer'"
+    land.run(
+        "update whatsapp.templates set status_at = now() - interval '1 hour' where country_id = %s", land.country_id
+    )
+    failed(land, code, ago=2 * HOUR)
+    assert land.one(query, [land.country_id])["status"] == "APPROVED"
+    failed(land, code, ago=HOUR / 2)
+    assert land.one(query, [land.country_id])["status"] == ("PAUSED" if code == 132015 else "DISABLED")
+
+
+def test_what_was_said_before_the_account_was_started_again_does_not_pause_it_again(land: Land) -> None:
+    land.run(
+        "update whatsapp.accounts set state_since = now() - interval '1 hour' where country_id = %s", land.country_id
+    )
+    failed(land, 131042, ago=2 * HOUR)
+    assert account(land)["state"] == "active"
+    failed(land, 131042, ago=HOUR / 2)
+    assert (account(land)["state"], account(land)["state_code"]) == ("paused", 131042)
 
 
 def test_a_throttled_flow_rests_its_campaigns_as_a_whole(land: Land) -> None:
