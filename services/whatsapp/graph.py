@@ -14,6 +14,7 @@ directly: redirects, cookies and auth flows of the client are of no use here and
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from services.whatsapp.settings import Settings
 Outcome = Literal["accepted", "refused", "unsent", "unknown"]
 
 POST_TIMEOUT = 20.0
-"""Seconds a POST may take in all, connecting included."""
+"""Seconds a message's POST may take in all, connecting and a second token included."""
 _TIMEOUTS = {"connect": 5.0, "read": POST_TIMEOUT, "write": 10.0, "pool": 5.0}
 _KEEP_ALIVE = 30.0
 _TOKEN_EXPIRED = 190
@@ -91,12 +92,17 @@ class Graph:
     async def send(self, account: Account, body: dict[str, Any]) -> Answer:
         """POST one message. Never raises: a failure is an answer too.
 
-        While tokens are rotated the account has several: one that Meta calls expired (190) gives way to the next.
+        While tokens are rotated the account has several: one that Meta calls expired (190) gives way to the next. All
+        of them together take POST_TIMEOUT at the most, so that no POST outlives the message's lease.
         """
         answer = Answer("unsent", note="no_token")
         content = orjson.dumps(body)
+        ends = time.monotonic() + POST_TIMEOUT
         for token in account.tokens:
-            answer = await self._send(account, token, content)
+            left = ends - time.monotonic()
+            if left < POST_TIMEOUT / 4:
+                return Answer("unsent", note="no_time_for_next_token")
+            answer = await self._send(account, token, content, left)
             if answer.failure is None or answer.failure.code != _TOKEN_EXPIRED:
                 break
         return answer
@@ -147,7 +153,7 @@ class Graph:
     async def close(self) -> None:
         await self._transport.aclose()
 
-    async def _send(self, account: Account, token: str, content: bytes) -> Answer:
+    async def _send(self, account: Account, token: str, content: bytes, seconds: float) -> Answer:
         url = self._urls.get(account.phone_number_id)
         if url is None:
             url = self._urls[account.phone_number_id] = httpx.URL(f"{self._base}/{account.phone_number_id}/messages")
@@ -158,7 +164,7 @@ class Graph:
         ]
         request = httpx.Request("POST", url, headers=headers, content=content, extensions={"timeout": _TIMEOUTS})
         try:
-            async with asyncio.timeout(POST_TIMEOUT):
+            async with asyncio.timeout(seconds):
                 response = await self._transport.handle_async_request(request)
                 return read_answer(response.status_code, await response.aread())
         except Exception as error:

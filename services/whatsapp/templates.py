@@ -8,6 +8,7 @@ import orjson
 from services.whatsapp import graph, log, store
 from services.whatsapp.directory import Account
 from services.whatsapp.graph import GraphError
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
 from services.whatsapp.template import contract_of
@@ -21,22 +22,23 @@ async def sync(settings: Settings, country_id: str | None = None) -> list[dict[s
     return [await _sync(account, settings) for account in accounts]
 
 
-_again: dict[Account, bool] = {}
+_again: PerLoop[dict[Account, bool]] = PerLoop()
 
 
 async def refresh(accounts: Iterable[Account], settings: Settings) -> None:
     """Sync these now, after a webhook about their templates. One that is being synced already is synced once more."""
+    again = _again.get(dict)
     for account in accounts:
-        if account in _again:
-            _again[account] = True
+        if account in again:
+            again[account] = True
             continue
-        _again[account] = True
+        again[account] = True
         try:
-            while _again[account]:
-                _again[account] = False
+            while again[account]:
+                again[account] = False
                 await _sync(account, settings)
         finally:
-            del _again[account]
+            del again[account]
 
 
 async def _sync(account: Account, settings: Settings) -> dict[str, Any]:

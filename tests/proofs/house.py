@@ -5,6 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -165,15 +166,21 @@ class House:
     def drain_process(
         self, number: Number, *, lease: float = 60, margin: float = 25, budget: float = 10
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """The same as a process of its own; see tests/proofs/drain_process.py."""
+        """The same as a process of its own; see tests/proofs/drain_process.py. What it complains of is shown with
+        the failure of the test."""
         arguments = [str(seconds) for seconds in (lease, margin, budget)]
         command = [sys.executable, "-m", "tests.proofs.drain_process", *arguments]
         environment = {"PATH": os.environ.get("PATH", "")} | self.env(number)
-        with subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as process:
+        with (
+            tempfile.TemporaryFile() as complaints,
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=complaints) as process,
+        ):
             try:
                 yield process
+            except BaseException as error:
+                complaints.seek(0)
+                error.add_note(f"The drainer's stderr:\n{complaints.read()[-20_000:].decode(errors='replace')}")
+                raise
             finally:
                 process.kill()
 
