@@ -57,8 +57,13 @@ def test_clients_of_closed_loops_are_forgotten() -> None:
         await graph.shared(settings).send(account, {})
         return [weakref.ref(graph.shared(settings)), weakref.ref(store.shared(settings))]
 
+    async def use_politely() -> None:
+        await use()
+        await graph.close_shared()
+        await store.close_shared()
+
     kept = [each for _ in range(5) for each in asyncio.run(use())]
-    asyncio.run(use())
+    asyncio.run(use_politely())
     gc.collect()
     assert [each() for each in kept] == [None] * 10
 
