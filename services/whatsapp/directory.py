@@ -45,7 +45,9 @@ class Directory:
     Raises ValueError when two accounts share a name or a phone number id: an event would have two owners.
     """
 
-    def __init__(self, accounts: Iterable[Account]) -> None:
+    def __init__(self, accounts: Iterable[Account], app_id: str | None = None) -> None:
+        self.app_id = app_id
+        """Meta's id of our app, if the environment gives it: tells our own removal from another partner's."""
         self._by_key: dict[tuple[str, str], Account] = {}
         self._by_phone_number_id: dict[str, Account] = {}
         self._by_waba_id: dict[str, tuple[Account, ...]] = {}
@@ -58,7 +60,7 @@ class Directory:
             self._by_key[key] = account
             self._by_phone_number_id[account.phone_number_id] = account
             self._by_waba_id[account.waba_id] = (*self._by_waba_id.get(account.waba_id, ()), account)
-        ids = self._by_phone_number_id.keys() | self._by_waba_id.keys()
+        ids = self._by_phone_number_id.keys() | self._by_waba_id.keys() | ({app_id} if app_id else set())
         self.meta_ids: tuple[str, ...] = tuple(sorted(ids, key=len, reverse=True))
         """Every id of Meta in here, longest first: what must never be shown or stored."""
 

@@ -490,7 +490,8 @@ def _details(fields: dict[str, Any]) -> str | None:
     data = fields.get("error_data")
     if isinstance(data, dict):
         data = data.get("details")
-    for text in (data, fields.get("error_user_msg"), fields.get("message"), fields.get("title")):
+    words_of = ("details", "error_user_msg", "message", "title")  # `details` by itself is how older webhooks say it
+    for text in (data, *map(fields.get, words_of)):
         words = _words(text)
         if words:
             return words

@@ -20,6 +20,7 @@ from services.whatsapp.directory import Directory, read_accounts
 
 META_HOST = "graph.facebook.com"
 
+_APP_ID = re.compile(r"[0-9]{5,32}")
 _GRAPH_VERSION = re.compile(r"v[0-9]{1,3}\.[0-9]")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _SWITCH = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
@@ -109,7 +110,7 @@ class Settings:
             jwks=_jwks(environ),
             jwks_url=_jwks_url(environ, public_url),
             jwt_issuer=_value(environ, "SUPABASE_JWT_ISSUER") or _hosted_issuer(public_url),
-            directory=Directory(accounts),
+            directory=Directory(accounts, _app_id(environ)),
             directory_problems=tuple(problems),
             app_secrets=_list(environ, "WHATSAPP_APP_SECRET"),
             verify_tokens=_list(environ, "WHATSAPP_VERIFY_TOKEN"),
@@ -255,6 +256,13 @@ def _graph_url(environ: Mapping[str, str], development: bool) -> str:
     if not development and address != f"https://{META_HOST}":
         raise ConfigurationError(variable, f"must be https://{META_HOST}; WHATSAPP_DEVELOPMENT=true lifts this")
     return address
+
+
+def _app_id(environ: Mapping[str, str]) -> str | None:
+    app_id = _value(environ, "META_APP_ID")
+    if app_id and not _APP_ID.fullmatch(app_id):
+        raise ConfigurationError("META_APP_ID", "must be the app's id, digits only")
+    return app_id or None
 
 
 def _graph_version(environ: Mapping[str, str]) -> str:

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.whatsapp.directory import Account, Directory
+from services.whatsapp.payload import META_ID_KEYS, load
 from services.whatsapp.webhook import parse
 
 PAYLOADS = Path(__file__).parents[2] / "payloads" / "webhook"
 MAIN = Account("MX", "main", "106540352242922", "102290129340398", ("t1",), "525550001111")
 SHOP = Account("MX", "shop", "108765432109876", "102290129340398", ("t2",), "525550003333")
 SOUTH = Account("AR", "main", "207651463353033", "303391230451509", ("t3",))
-DIRECTORY = Directory([MAIN, SHOP, SOUTH])
-META_IDS = ["106540352242922", "102290129340398", "108765432109876", "207651463353033", "303391230451509"]
-STRANGE_IDS = ["998877665544332", "887766554433221", "778899001122334"]
+APP_ID = "661122334455667"
+DIRECTORY = Directory([MAIN, SHOP, SOUTH], APP_ID)
+META_IDS = [APP_ID, "106540352242922", "102290129340398", "108765432109876", "207651463353033", "303391230451509"]
+STRANGE_IDS = ["990011223344556", "998877665544332", "887766554433221", "778899001122334"]
 OUR_ID = "0192f5a4-7b1c-7c3e-9d2a-1b2c3d4e5f60"
 KEYS = {
     "key", "country_id", "account_id", "field", "kind", "at", "wamid", "message_id", "state", "contact", "error",
@@ -29,8 +31,11 @@ KEYS = {
 }  # fmt: skip
 
 NOBODY = dict.fromkeys(
-    ("wa_id", "match_key", "bsuid", "name", "previous_wa_id", "previous_match_key", "previous_bsuid")
-)
+    (
+        "wa_id", "match_key", "bsuid", "parent_bsuid", "identity_key_hash", "name", "username", "previous_wa_id",
+        "previous_match_key", "previous_bsuid",
+    )
+)  # fmt: skip
 ANA = NOBODY | {"wa_id": "5215512345678", "match_key": "525512345678", "bsuid": "MX.1A2b3C", "name": "Ana"}
 ANA_WITHOUT_NAME = ANA | {"name": None}
 AT_MAIN = {"country_id": "MX", "account_id": "main", "field": "messages"}
@@ -48,6 +53,9 @@ STATUS = AT_MAIN | {
 }
 IGNORED = AT_MAIN | {"kind": "ignored", "state": None, "contact": None, "content": None}
 UNPARSABLE = {"kind": "unparsable", "country_id": "ZZ", "account_id": None, "contact": None, "content": None}
+UNPARSABLE_AT_MAIN = UNPARSABLE | AT_MAIN
+BESIDE = AT_MAIN | {"kind": "ignored", "wamid": None, "contact": None}
+ANAS_CONTACT = {"profile": {"name": "Ana"}, "wa_id": "5215512345678", "user_id": "MX.1A2b3C"}
 UNROUTABLE = {"kind": "unroutable", "country_id": "ZZ", "account_id": None, "content": None}
 IN_SOUTH = {"country_id": "AR", "account_id": "main", "at": 1795500200, "contact": None, "wamid": None}
 PRICE = {"billable": True, "pricing_model": "PMP", "type": "regular", "category": "utility"}
@@ -149,12 +157,19 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "without_type": [RECEIVED | {"wamid": "wamid.IN10", "content": {"type": "unknown"}}],
     "without_from": [RECEIVED | {"wamid": "wamid.IN11"}],
     "from_user_id_only": [
-        RECEIVED | {"wamid": "wamid.IN12", "contact": NOBODY | {"bsuid": "MX.1A2b3C", "name": "@ana.lopez"}}
+        RECEIVED | {"wamid": "wamid.IN12", "contact": NOBODY | {"bsuid": "MX.1A2b3C", "username": "@ana.lopez"}}
     ],
-    "from_nobody": [UNPARSABLE],
-    "without_id": [UNPARSABLE],
-    "group_message": [IGNORED | {"wamid": "wamid.IN14"}],
-    "request_welcome": [IGNORED | {"wamid": "wamid.IN15"}],
+    "from_nobody": [
+        UNPARSABLE_AT_MAIN
+        | {
+            "wamid": "wamid.IN13",
+            "at": 1795500000,
+            "payload": {"id": "wamid.IN13", "timestamp": "1795500000", "type": "text", "text": {"body": "Hola"}},
+        }
+    ],
+    "without_id": [UNPARSABLE_AT_MAIN, BESIDE | {"payload": {"contacts": [ANAS_CONTACT]}}],
+    "group_message": [IGNORED | {"wamid": "wamid.IN14"}, BESIDE | {"payload": {"contacts": [ANAS_CONTACT]}}],
+    "request_welcome": [IGNORED | {"wamid": "wamid.IN15"}, BESIDE | {"payload": {"contacts": [ANAS_CONTACT]}}],
     "two_people": [
         RECEIVED
         | {
@@ -165,7 +180,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
                 "bsuid": "MX.9Z8y7X",
                 "name": "Beto",
             }
-        }
+        },
+        BESIDE | {"payload": {"contacts": [ANAS_CONTACT]}},
     ],
     "user_changed_number": [
         AT_MAIN
@@ -173,11 +189,11 @@ CASES: dict[str, list[dict[str, Any]]] = {
             "kind": "system",
             "at": 1795500100,
             "wamid": "wamid.SYS1",
-            "contact": {
+            "contact": NOBODY
+            | {
                 "wa_id": "5215599990000",
                 "match_key": "525599990000",
                 "bsuid": "MX.4D5e6F",
-                "name": None,
                 "previous_wa_id": "5215512345678",
                 "previous_match_key": "525512345678",
                 "previous_bsuid": "MX.1A2b3C",
@@ -241,6 +257,25 @@ CASES: dict[str, list[dict[str, Any]]] = {
             },
         }
     ],
+    "failed_in_old_words": [
+        STATUS
+        | {
+            "state": "failed",
+            "contact": ANA_WITHOUT_NAME | {"bsuid": None},
+            "error": {
+                "code": 131026,
+                "title": "Message undeliverable",
+                "details": "Message Undeliverable.",
+                "advice": "The person may not use WhatsApp, may not have accepted its terms or may use an old version.",
+                "disposition": "permanent",
+                "effect": "cool_contact",
+                "wait_seconds": 30 * 86400,
+                "attempts": 0,
+                "known": True,
+                "fbtrace_id": None,
+            },
+        }
+    ],
     "sent_in_entry_point_window": [
         STATUS
         | {
@@ -253,7 +288,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "sent_without_our_id": [STATUS | {"state": "sent", "message_id": None}],
     "sent_with_foreign_tag": [STATUS | {"state": "sent", "message_id": None}],
     "status_to_user_id": [
-        STATUS | {"state": "delivered", "contact": NOBODY | {"bsuid": "MX.1A2b3C", "name": "@ana.lopez"}}
+        STATUS | {"state": "delivered", "contact": NOBODY | {"bsuid": "MX.1A2b3C", "username": "@ana.lopez"}}
     ],
     "status_warning": [IGNORED | {"wamid": "wamid.OUT1"}],
     "status_deleted": [IGNORED | {"wamid": "wamid.OUT1"}],
@@ -279,9 +314,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "many": [
         STATUS | {"state": "sent", "contact": ANA},
         STATUS | {"state": "read", "contact": ANA},
-        UNPARSABLE,
+        UNPARSABLE_AT_MAIN | {"payload": {"status": "read"}},
         RECEIVED | {"wamid": "wamid.IN1"},
-        UNPARSABLE,
+        UNPARSABLE_AT_MAIN | {"payload": {"raw": "not a message"}},
         UNPARSABLE,
         {
             "kind": "message",
@@ -342,7 +377,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "account_update_of_partner": [
-        IN_SOUTH | {"kind": "account", "content": {"event": "PARTNER_REMOVED", "waba_info": {}}}
+        # Whose app it was, Meta does not say here.
+        IN_SOUTH | {"kind": "ignored", "payload": {"event": "PARTNER_REMOVED", "waba_info": {}}}
     ],
     "account_alert": [
         IN_SOUTH
@@ -370,7 +406,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
             "account_id": "main",
             "field": "user_preferences",
             "at": 1795500150,
-            "contact": ANA_WITHOUT_NAME,
+            "contact": ANA,
             "content": {
                 "wa_id": "5215512345678",
                 "user_id": "MX.1A2b3C",
@@ -381,7 +417,10 @@ CASES: dict[str, list[dict[str, Any]]] = {
             },
         }
     ],
-    "preference_of_nobody": [UNPARSABLE],
+    "preference_of_nobody": [
+        UNPARSABLE_AT_MAIN | {"field": "user_preferences"},
+        BESIDE | {"field": "user_preferences", "payload": {"contacts": [ANAS_CONTACT]}},
+    ],
     "call": [
         AT_MAIN
         | {
@@ -399,8 +438,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
             },
         }
     ],
-    "call_ended": [IGNORED | {"field": "calls"}],
-    "call_by_us": [IGNORED | {"field": "calls"}],
+    "call_ended": [IGNORED | {"field": "calls"}, BESIDE | {"field": "calls", "payload": {"contacts": [ANAS_CONTACT]}}],
+    "call_by_us": [IGNORED | {"field": "calls"}, BESIDE | {"field": "calls", "payload": {"contacts": [ANAS_CONTACT]}}],
     "call_status": [IGNORED | {"field": "calls"}],
     "echo": [IGNORED | {"field": "smb_message_echoes"}],
     "wrong_object": [UNPARSABLE],
@@ -411,6 +450,161 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "lone_surrogate": [RECEIVED | {"content": {"type": "text", "text": {"body": "a?b"}}}],
     "timestamp_as_number": [RECEIVED | {"wamid": "wamid.IN43"}],
     "timestamp_of_garbage": [RECEIVED | {"wamid": "wamid.IN44", "at": None}],
+    "messages_is_an_object": [
+        STATUS | {"state": "sent", "contact": ANA},
+        UNPARSABLE_AT_MAIN
+        | {
+            "payload": {
+                "messages": {
+                    "0": {
+                        "from": "5215512345678",
+                        "from_user_id": "MX.1A2b3C",
+                        "timestamp": "1795500000",
+                        "id": "wamid.IN60",
+                        "type": "text",
+                        "text": {"body": "Perdido"},
+                    }
+                }
+            }
+        },
+    ],
+    "contacts_is_an_object": [
+        RECEIVED | {"contact": ANA_WITHOUT_NAME},
+        BESIDE | {"payload": {"contacts": [{"0": ANAS_CONTACT}]}},
+    ],
+    "lists_beside_messages": [
+        RECEIVED | {"wamid": "wamid.IN60"},
+        BESIDE
+        | {
+            "payload": {
+                "message_echoes": [
+                    {"id": "wamid.ECHO1", "to": "5215512345678", "type": "text", "text": {"body": "Eco"}}
+                ],
+                "calls": [{"id": "wacid.CALL9", "event": "connect"}],
+                "user_actions": [{"action_type": "landing_page_view", "timestamp": "1795500001"}],
+                "conversation_context": {"id": "ctx-1"},
+            }
+        },
+    ],
+    "errors_beside_messages": [
+        RECEIVED | {"wamid": "wamid.IN60"},
+        AT_MAIN | {"kind": "account", "content": {"errors": [{"code": 130429, "title": "Rate limit hit"}]}},
+    ],
+    "messages_beside_value": [
+        RECEIVED | {"wamid": "wamid.IN60"},
+        BESIDE
+        | {
+            "payload": {
+                "messages": [
+                    {
+                        "from": "5215512345678",
+                        "from_user_id": "MX.1A2b3C",
+                        "timestamp": "1795500000",
+                        "id": "wamid.IN61",
+                        "type": "text",
+                        "text": {"body": "Afuera"},
+                    }
+                ]
+            }
+        },
+    ],
+    "contact_with_everything": [
+        RECEIVED
+        | {
+            "contact": ANA
+            | {"username": "@ana.lopez", "parent_bsuid": "MX.ENT.9Q8w7E", "identity_key_hash": "aGFzaA=="}
+        }
+    ],
+    "contact_with_more": [
+        RECEIVED | {"wamid": "wamid.IN60"},
+        BESIDE | {"payload": {"contacts": [ANAS_CONTACT | {"country": "MX"}]}},
+    ],
+    "status_with_everything": [
+        STATUS
+        | {
+            "state": "read",
+            "contact": ANA
+            | {"username": "@ana.lopez", "parent_bsuid": "MX.ENT.9Q8w7E", "identity_key_hash": "aGFzaA=="},
+        }
+    ],
+    "contact_in_another_spelling": [RECEIVED | {"contact": ANA | {"bsuid": None, "wa_id": "525512345678"}}],
+    "names_in_a_batch": [
+        RECEIVED | {"wamid": "wamid.IN60", "contact": ANA | {"wa_id": "525512345678"}},
+        RECEIVED
+        | {
+            "wamid": "wamid.IN62",
+            "contact": NOBODY
+            | {"wa_id": "525587654321", "match_key": "525587654321", "bsuid": "MX.9Z8y7X", "name": "Beto"},
+        },
+        RECEIVED | {"wamid": "wamid.IN63", "contact": ANA | {"wa_id": "525512345678"}},
+    ],
+    "from_is_a_user_id": [RECEIVED | {"contact": NOBODY | {"bsuid": "MX.1047385771169"}}],
+    "from_is_a_group": [IGNORED | {"wamid": "wamid.IN60"}],
+    "from_is_a_number": [RECEIVED | {"contact": NOBODY | {"wa_id": "5215512345678", "match_key": "525512345678"}}],
+    "from_in_other_digits": [UNPARSABLE_AT_MAIN | {"wamid": "wamid.IN60"}],
+    "recipient_is_a_user_id": [STATUS | {"state": "sent", "contact": NOBODY | {"bsuid": "MX.1047385771169"}}],
+    "recipient_is_a_group": [IGNORED | {"wamid": "wamid.OUT1"}],
+    "text_without_type": [
+        RECEIVED | {"content": {"type": "text", "text": {"body": "Hola"}, "context": {"id": "wamid.OUT0"}}}
+    ],
+    "new_type_without_type": [RECEIVED | {"content": {"type": "unknown", "hologram": {"x": 1}}}],
+    "members_beside_the_body": [
+        RECEIVED
+        | {
+            "contact": ANA | {"identity_key_hash": "aGFzaA=="},
+            "content": {
+                "type": "contacts",
+                "contacts": [{"name": {"formatted_name": "Beto"}, "origin": "contact_request"}],
+                "origin": "contact_request",
+                "username": "@ana.lopez",
+                "identity": {"acknowledged": True, "created_timestamp": 1795400000, "hash": "aGFzaA=="},
+            },
+        }
+    ],
+    "customer_changed_number": [
+        AT_MAIN
+        | {
+            "kind": "system",
+            "contact": NOBODY
+            | {
+                "wa_id": "5215599990000",
+                "match_key": "525599990000",
+                "previous_wa_id": "5215512345678",
+                "previous_match_key": "525512345678",
+            },
+        }
+    ],
+    "customer_identity_changed": [
+        AT_MAIN
+        | {
+            "kind": "system",
+            "contact": NOBODY | {"wa_id": "5215512345678", "match_key": "525512345678", "identity_key_hash": "bmV1"},
+            "content": {
+                "type": "system",
+                "system": {
+                    "type": "customer_identity_changed",
+                    "body": "User A changed",
+                    "identity": {"acknowledged": False, "created_timestamp": 1795500099, "hash": "bmV1"},
+                },
+            },
+        }
+    ],
+    "partner_app_uninstalled": [
+        IN_SOUTH | {"kind": "account", "content": {"event": "PARTNER_APP_UNINSTALLED", "waba_info": {}}}
+    ],
+    "app_of_another_uninstalled": [
+        IN_SOUTH | {"kind": "ignored", "payload": {"event": "PARTNER_APP_UNINSTALLED", "waba_info": {}}}
+    ],
+    "number_id_in_escapes": [
+        RECEIVED
+        | {
+            "content": {
+                "type": "text",
+                "text": {"body": "id …"},
+                "context": {"from": "5215550001111", "id": "wamid.OUT0"},
+            }
+        }
+    ],
 }
 
 
@@ -452,12 +646,18 @@ def test_a_body_that_cannot_be_read_is_kept(body: bytes) -> None:
     (event,) = parse(body, DIRECTORY)
     assert (event["kind"], event["country_id"], event["account_id"]) == ("unparsable", "ZZ", None)
     assert event["payload"]["raw"][:20] == body.decode("utf-8", "replace").replace("\0", "�")[:20]
-    assert len(event["payload"]["raw"]) <= 64 * 1024
+    assert len(event["payload"]["raw"]) >= len(body) - body.count(b"\xff")
 
 
 def test_the_raw_text_of_an_unreadable_body_hides_ids() -> None:
     (event,) = parse(b'{"entry": [{"id": "123456789012345", "x": "106540352242922"', DIRECTORY)
     assert event["payload"]["raw"] == '{"entry": [{"id": "…", "x": "…"'
+
+
+def test_the_raw_text_of_an_unreadable_body_hides_ids_in_escapes() -> None:
+    escaped = "".join(f"\\u00{ord(digit):x}" for digit in MAIN.phone_number_id)
+    (event,) = parse(f'{{"entry": [{{"id": "{escaped}", "text": "{escaped}"'.encode(), DIRECTORY)
+    assert event["payload"]["raw"] == '{"entry": [{"id": "…", "text": "…"'
 
 
 def one_change(value: Any, field: str = "messages") -> bytes:
@@ -488,11 +688,12 @@ def test_deep_nesting_can_still_be_written() -> None:
     assert inner is None
 
 
-def test_a_huge_ignored_value_is_cut() -> None:
-    value = {"metadata": {"phone_number_id": MAIN.phone_number_id}, "history": ["x" * 1_000] * 1_000}
+def test_a_huge_value_is_kept_whole() -> None:
+    history = [{"threads": [{"id": "5215512345678", "messages": ["x" * 1_000] * 1_000}]}]
+    value = {"metadata": {"phone_number_id": MAIN.phone_number_id}, "history": history}
     (event,) = parse(one_change(value, "history"), DIRECTORY)
     assert event["kind"] == "ignored"
-    assert len(event["payload"]["raw"]) == 64 * 1024
+    assert event["payload"]["history"] == history
 
 
 def test_a_key_does_not_depend_on_batch_or_order() -> None:
@@ -538,6 +739,55 @@ def test_the_webhook_starts_fast() -> None:
         [sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def at(account: Account, **value: Any) -> bytes:
+    """A body of one value of field messages of an account."""
+    return one_change({"metadata": {"phone_number_id": account.phone_number_id}} | value)
+
+
+def written(**message: Any) -> dict[str, Any]:
+    return {"from": "5215512345678", "id": "wamid.A", "timestamp": "1795500000"} | message
+
+
+def test_other_content_under_one_wamid_is_another_fact() -> None:
+    lost = written(type="unsupported", errors=[{"code": 131060}])
+    found = written(type="text", text={"body": "hola"})
+    keys = {parse(at(MAIN, messages=[message]), DIRECTORY)[0]["key"] for message in (lost, found)}
+    assert len(keys) == 2
+
+
+def test_the_order_of_keys_makes_no_other_fact() -> None:
+    message = written(type="text", text={"body": "hola", "more": 1})
+    turned = {name: message[name] for name in reversed(message)} | {"text": {"more": 1, "body": "hola"}}
+    here, there = (parse(at(MAIN, messages=[each]), DIRECTORY)[0]["key"] for each in (message, turned))
+    assert here == there
+
+
+def test_a_second_failure_for_another_reason_is_another_fact() -> None:
+    failed = {"id": "wamid.A", "status": "failed", "timestamp": "1795500060", "recipient_id": "5215512345678"}
+    one, again, other = (
+        parse(at(MAIN, statuses=[failed | {"errors": [{"code": code}]}]), DIRECTORY)[0]["key"]
+        for code in (131026, 131026, 131049)
+    )
+    assert one == again
+    assert one != other
+
+
+def test_the_same_rubbish_at_two_numbers_is_two_events_each_with_its_own() -> None:
+    rubbish = {"type": "text", "text": {"body": "no id"}}
+    here, there = (parse(at(account, messages=[rubbish]), DIRECTORY) for account in (MAIN, SOUTH))
+    assert here[0]["key"] != there[0]["key"]
+    assert [(event["country_id"], event["account_id"], event["field"]) for event in here + there] == [
+        ("MX", "main", "messages"),
+        ("AR", "main", "messages"),
+    ]
+
+
+def test_an_app_that_is_not_known_ends_no_account() -> None:
+    body = (PAYLOADS / "partner_app_uninstalled.json").read_bytes()
+    (event,) = parse(body, Directory([MAIN, SHOP, SOUTH]))
+    assert (event["kind"], event["country_id"]) == ("ignored", "AR")
 
 
 WORDS = st.sampled_from(
@@ -591,6 +841,72 @@ def test_no_json_raises_or_leaks(document: Any, escaped: bool) -> None:
         for event in events:
             if event["account_id"] == "main" and event["country_id"] == "MX":
                 assert [meta_id for meta_id in mentioned if meta_id in json.dumps(event)] == []
+
+
+def leaves(value: Any) -> set[str]:
+    """Every scalar in a value that says something, as text; nothing of Meta's ids."""
+    if isinstance(value, dict):
+        return set().union(*(leaves(part) for name, part in value.items() if name not in META_ID_KEYS))
+    if isinstance(value, list):
+        return set().union(*map(leaves, value))
+    return set() if value is None else {json.dumps(value)}
+
+
+PERSONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "wa_id": st.sampled_from(["5215512345678", "525512345678", "5491123456789", "MX.1A2b3C"]) | SCALARS,
+        "user_id": st.sampled_from(["MX.1A2b3C", "AR.9Z"]) | SCALARS,
+        "parent_user_id": st.just("MX.ENT.1") | SCALARS,
+        "identity_key_hash": st.text(max_size=5),
+        "profile": st.fixed_dictionaries({}, optional={"name": st.text(max_size=300), "username": st.text(max_size=5)})
+        | JSON,
+        "more": JSON,
+    },
+)
+FROM = st.sampled_from(["5215512345678", "5491123456789", "MX.1A2b3C", "1-2@g.us"]) | SCALARS
+ITEMS = st.fixed_dictionaries(
+    {"id": st.sampled_from(["wamid.A", "wamid.B"]) | SCALARS},
+    optional={
+        "from": FROM,
+        "recipient_id": FROM,
+        "from_user_id": st.sampled_from(["MX.1A2b3C", "AR.9Z"]),
+        "status": st.sampled_from(["sent", "failed", "warning"]) | SCALARS,
+        "type": st.sampled_from(["text", "system", "request_welcome"]) | SCALARS,
+        "event": st.sampled_from(["connect", "terminate"]),
+        "text": JSON,
+        "system": JSON,
+        "errors": JSON,
+        "timestamp": SCALARS,
+    },
+)
+MANY = st.lists(ITEMS | JSON, max_size=3)
+ROUTED = st.fixed_dictionaries(
+    {"metadata": st.just({"phone_number_id": SOUTH.phone_number_id})},
+    optional={
+        "contacts": st.lists(PERSONS | JSON, max_size=3) | JSON,
+        "messages": MANY | st.dictionaries(st.text(max_size=2), ITEMS) | JSON,
+        "statuses": MANY | JSON,
+        "calls": MANY | JSON,
+        "user_preferences": MANY | JSON,
+        "errors": MANY | JSON,
+        "message_echoes": MANY,
+        "user_actions": MANY | JSON,
+        "conversation_context": JSON,
+    },
+)
+
+
+@given(ROUTED, st.sampled_from(["messages", "calls", "user_preferences", "account_update", "history"]))
+def test_what_comes_in_with_a_value_is_in_its_events(value: dict[str, Any], field: str) -> None:
+    body = one_change(value, field)
+    items = {name: part for name, part in value.items() if name != "metadata"}
+    assume(not any(meta_id in json.dumps(items) for meta_id in META_IDS))  # what is hidden is another test
+    known = load(body)["entry"][0]["changes"][0]["value"]
+    events = parse(body, DIRECTORY)
+    assert {event["country_id"] for event in events} == {"AR"}
+    kept = leaves([event["payload"] for event in events] + [event["contact"] for event in events])
+    assert leaves({name: known[name] for name in items}) - kept == set()
 
 
 @given(st.binary())
