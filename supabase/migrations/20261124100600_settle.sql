@@ -171,7 +171,8 @@ begin
     for no key update skip locked
   ) w
   cross join lateral (
-    select from whatsapp.messages m where m.country_id = k.country_id and m.account_id = k.account_id and m.wamid = k.wamid limit 1
+    select from whatsapp.messages m where m.country_id = k.country_id and m.account_id = k.account_id and m.wamid = k.wamid
+      and m.direction = 'outbound' limit 1
   ) known;
   if v_events is not null then
     update whatsapp.webhook_events w set outcome = 'applied', event = null, look_again_at = null

@@ -10,15 +10,18 @@
 --     template  content                      (status, quality or category of a template)
 --     account   content, error?              (restrictions, bans, throughput, messaging limit)
 --     ignored, unroutable, unparsable        stored, nothing moved
+--   A contact is {wa_id, match_key, bsuid, parent_bsuid, identity_key_hash, name, username, previous_wa_id, previous_match_key, previous_bsuid}.
 --   returns   jsonb    {"received": n, "applied": n, "parked": n}
 --
 -- Safe to repeat: the insert into webhook_events decides what is new, and only that is applied, in the same transaction. The order of
--- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of).
+-- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of). The event of a
+-- message is its content: what Meta says anew in other words under a wamid we know is another event, and goes to the message's story.
 --
 -- Locks: events, messages, queue, contacts and so on, in the one order of …_tables.sql; the throttle row last and shortest.
 
 -- Moves messages by statuses. Each event must be new. Statuses of one message are folded into one update of it. Answers what Meta's errors among
--- them mean beyond their messages, for apply_effects: its rows come later in the lock order.
+-- them mean beyond their messages, for apply_effects: its rows come later in the lock order. Only what we sent has a status: one that names an
+-- inbound message moves nothing.
 create function whatsapp_internal.apply_statuses(p_events jsonb[]) returns whatsapp_internal.result[]
 language plpgsql volatile set search_path = ''
 as $$
@@ -36,8 +39,10 @@ begin
         window_until double precision)) e
     left join whatsapp.messages by_id
       on by_id.country_id = e.country_id and by_id.message_id = e.message_id and by_id.account_id = e.account_id
+        and by_id.direction = 'outbound'
     left join whatsapp.messages by_wamid
       on by_wamid.country_id = e.country_id and by_wamid.account_id = e.account_id and by_wamid.wamid = e.wamid and by_id.message_id is null
+        and by_wamid.direction = 'outbound'
   ),
   folded as materialized (
     select country_id, message_id, max(wamid) as wamid,
@@ -46,14 +51,14 @@ begin
       min(at) filter (where state = 'read') as read_at,
       min(at) filter (where state = 'played') as played_at,
       min(at) filter (where state = 'failed') as failed_at,
-      (array_agg(error order by at) filter (where state = 'failed'))[1] as error,
+      array_agg(error order by at) filter (where state = 'failed' and error is not null) as errors,
       (array_agg(price order by at) filter (where price is not null))[1] as price
     from facts
     where message_id is not null
     group by country_id, message_id
   ),
   locked as materialized (
-    select f.*
+    select f.*, f.errors[1] as error
     from (select * from folded order by country_id, message_id) f
     cross join lateral (
       select from whatsapp.messages m
@@ -82,7 +87,7 @@ begin
         least(case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at end, f.failed_at), m.state)
     from locked f
     where m.country_id = f.country_id and m.message_id = f.message_id
-    returning m.country_id, m.message_id, m.account_id, m.contact_id, m.template_name, m.template_language, m.accepted_at, f.error
+    returning m.country_id, m.message_id, m.account_id, m.contact_id, m.template_name, m.template_language, f.errors
   ),
   told as (
     insert into whatsapp.message_events (country_id, message_id, event, at, code, title, detail)
@@ -110,12 +115,79 @@ begin
     where v.country_id = w.country_id and v.account_id = w.account_id and v.contact_id = w.contact_id
   )
   select array_agg(row(
-      m.country_id, m.message_id, null, 'rejected', null, null, null, (m.error ->> 'code')::integer, m.error ->> 'title', null,
-      m.error ->> 'effect', (m.error ->> 'wait_seconds')::double precision, null, null, m.account_id, m.contact_id, m.template_name,
+      m.country_id, m.message_id, null, 'rejected', null, null, null, (e ->> 'code')::integer, e ->> 'title', null,
+      e ->> 'effect', (e ->> 'wait_seconds')::double precision, null, null, m.account_id, m.contact_id, m.template_name,
       m.template_language)::whatsapp_internal.result)
   into v_results
-  from moved m where m.error is not null;
+  from moved m cross join unnest(m.errors) e;
   return v_results;
+end
+$$;
+
+-- Whether a message says only that there was one: Meta could not show it (131051, 131060), or sent no body.
+create function whatsapp_internal.is_placeholder(content jsonb) returns boolean
+language sql immutable parallel safe
+return coalesce(content ->> 'type' in ('unsupported', 'unknown'), true) or content ? 'errors' or not content ? (content ->> 'type');
+
+-- What Meta says anew of inbound messages we have: they are locked before any person. The same in another envelope is only recorded. Other
+-- content goes to the message's story, and where the message was a placeholder, takes its place in the log; the story keeps what stood there.
+-- Answers the events without those that say nothing new; those that do are marked: they are heard, but are no message of their own.
+create function whatsapp_internal.apply_repeats(p_events jsonb[]) returns jsonb[]
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_old bigint[];
+  v_other bigint[];
+begin
+  with known as materialized (
+    select u.n, m.country_id, m.message_id, u.i -> 'content' as content, whatsapp_internal.event_time((u.i ->> 'at')::double precision) as at
+    from unnest(p_events) with ordinality as u (i, n)
+    cross join lateral (
+      select m.country_id, m.message_id from whatsapp.messages m
+      where m.country_id = u.i ->> 'country_id' and m.account_id = u.i ->> 'account_id' and m.wamid = u.i ->> 'wamid'
+    ) m
+    where u.i ->> 'kind' = 'message'
+  ),
+  held as materialized (
+    select k.*, m.content as former, m.direction = 'inbound' and m.content is distinct from k.content as other
+    from (select * from known order by country_id, message_id, n) k
+    cross join lateral (
+      select m.direction, m.content from whatsapp.messages m
+      where m.country_id = k.country_id and m.message_id = k.message_id
+      for no key update of m
+    ) m
+  ),
+  shown as (
+    update whatsapp.messages m set content = h.content, kind = h.content ->> 'type'
+    from (
+      select distinct on (country_id, message_id) * from held
+      where other and whatsapp_internal.is_placeholder(former) and not whatsapp_internal.is_placeholder(content)
+      order by country_id, message_id, n
+    ) h
+    where m.country_id = h.country_id and m.message_id = h.message_id
+    returning h.n
+  ),
+  told as (
+    insert into whatsapp.message_events (country_id, message_id, event, at, detail)
+    select h.country_id, h.message_id, case when s.n is null then 'message_repeated' else 'message_replaced' end, h.at,
+      jsonb_build_object('content', case when s.n is null then h.content else h.former end)
+    from held h left join shown s on s.n = h.n
+    where h.other
+    order by h.n
+  )
+  select array_agg(n) filter (where not other), array_agg(n) filter (where other) into v_old, v_other from held;
+
+  if v_old is not null then
+    update whatsapp.webhook_events w set outcome = 'recorded'
+    from unnest(v_old) as o (n)
+    where w.country_id = p_events[o.n] ->> 'country_id' and w.event_key = (p_events[o.n] ->> 'key')::uuid;
+  end if;
+  return case
+    when coalesce(v_old, v_other) is null then p_events
+    else array(
+      select case when n = any (v_other) then i || '{"repeated": true}' else i end
+      from unnest(p_events) with ordinality as u (i, n) where n <> all (coalesce(v_old, '{}')) order by n)
+  end;
 end
 $$;
 
@@ -126,13 +198,15 @@ language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
 declare
   v_people uuid[];
+  v_missed boolean;
 begin
   with inbound as materialized (
-    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, i ->> 'kind' as kind, i ->> 'wamid' as wamid,
+    select n, i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, i ->> 'kind' as kind, i ->> 'wamid' as wamid,
       i -> 'content' as content, i -> 'error' as error, t.at, p.contact_id,
       -- Meta does not say that a reaction, a correction or a deletion opens the window: what is not said is not relied upon.
-      i ->> 'kind' = 'call' or coalesce(i -> 'content' ->> 'type', '') not in ('reaction', 'edit', 'revoke') as opens
-    from unnest(p_events) i
+      i ->> 'kind' = 'call' or coalesce(i -> 'content' ->> 'type', '') not in ('reaction', 'edit', 'revoke') as opens,
+      i ? 'repeated' as repeated
+    from unnest(p_events) with ordinality as u (i, n)
     cross join lateral (select whatsapp_internal.event_time((i ->> 'at')::double precision) as at) t
     left join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', t.at) p on true
     where i ->> 'kind' in ('message', 'call')
@@ -148,22 +222,35 @@ begin
       last_inbound_at = greatest(v.last_inbound_at, excluded.last_inbound_at),
       last_message_at = greatest(v.last_message_at, excluded.last_message_at)
   ),
+  -- Of two contents of one new message, the one there is something to see in.
+  first as materialized (
+    select distinct on (country_id, account_id, wamid) *
+    from inbound
+    where kind = 'message' and contact_id is not null and not repeated
+    order by country_id, account_id, wamid, whatsapp_internal.is_placeholder(content), at, n
+  ),
   logged as (
     insert into whatsapp.messages (country_id, account_id, contact_id, direction, kind, state, content, wamid, created_at)
     select country_id, account_id, contact_id, 'inbound', coalesce(content ->> 'type', 'unknown'), 'received', content, wamid, at
-    from inbound
-    where kind = 'message' and contact_id is not null
-    order by country_id, at
+    from first
+    order by country_id, at, wamid
     on conflict do nothing
     returning country_id, message_id, account_id, wamid, created_at
   ),
   told as (
-    insert into whatsapp.message_events (country_id, message_id, event, at, code, title)
-    select l.country_id, l.message_id, 'message_received', l.created_at, (i.error ->> 'code')::integer, i.error ->> 'title'
+    insert into whatsapp.message_events (country_id, message_id, event, at, code, title, detail)
+    select l.country_id, l.message_id, case when f.n is null then 'message_repeated' else 'message_received' end, i.at,
+      (i.error ->> 'code')::integer, i.error ->> 'title', case when f.n is null then jsonb_build_object('content', i.content) end
     from logged l
-    join inbound i on i.country_id = l.country_id and i.account_id = l.account_id and i.wamid = l.wamid
+    join inbound i on i.country_id = l.country_id and i.account_id = l.account_id and i.wamid = l.wamid and i.kind = 'message' and not i.repeated
+    left join first f on f.n = i.n
+    order by f.n is null, i.n
   )
-  select array_agg(contact_id) into v_people from inbound;
+  select array_agg(contact_id), (select count(*) from first) > (select count(*) from logged) into v_people, v_missed from inbound;
+  if v_missed then
+    -- Another transaction has just logged one of them, perhaps in other words: tried again, it is a repeat.
+    raise exception 'a message was logged meanwhile' using errcode = 'serialization_failure';
+  end if;
 
   -- Joined with another by a batch that ran beside this one: what was just written would belong to nobody. Tried again, they are found.
   if exists (
@@ -297,6 +384,41 @@ begin
 end
 $$;
 
+-- What Meta says of templates and accounts. What changed neither was only recorded.
+create function whatsapp_internal.apply_words(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_before jsonb[] := whatsapp_internal.standing_of(p_events);
+begin
+  if exists (select from unnest(p_events) i where i ->> 'kind' = 'template') then
+    perform whatsapp_internal.apply_templates(p_events);
+  end if;
+  if exists (select from unnest(p_events) i where i ->> 'kind' = 'account') then
+    perform whatsapp_internal.apply_accounts(p_events);
+  end if;
+  update whatsapp.webhook_events w set outcome = 'recorded'
+  from unnest(p_events, v_before, whatsapp_internal.standing_of(p_events)) as u (i, before, after)
+  where u.before is not distinct from u.after and w.country_id = u.i ->> 'country_id' and w.event_key = (u.i ->> 'key')::uuid;
+end
+$$;
+
+-- The template or account that each of the events speaks of, as it stands.
+create function whatsapp_internal.standing_of(p_events jsonb[]) returns jsonb[]
+language sql volatile set search_path = ''
+as $$
+  select array(
+    select case i ->> 'kind'
+      when 'template' then (
+        select to_jsonb(t) from whatsapp.templates t
+        where t.country_id = i ->> 'country_id' and t.account_id = i ->> 'account_id' and t.name = i -> 'content' ->> 'message_template_name'
+          and t.language = replace(i -> 'content' ->> 'message_template_language', '-', '_'))
+      else (
+        select to_jsonb(a) from whatsapp.accounts a where a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id')
+    end
+    from unnest(p_events) with ordinality as u (i, n) order by n)
+$$;
+
 create function whatsapp.ingest(p_events jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
@@ -308,6 +430,7 @@ declare
   v_new jsonb[];
   v_people whatsapp_internal.person[];
   v_statuses jsonb[];
+  v_inbound jsonb[];
   v_effects whatsapp_internal.result[];
 begin
   with arrived as materialized (
@@ -317,14 +440,17 @@ begin
       case
         when i ->> 'kind' in ('ignored', 'unparsable', 'unroutable') then i ->> 'kind'
         when a.account_id is null then 'unroutable'
+        when i ->> 'kind' = 'preference' and coalesce(i -> 'content' ->> 'value', '') not in ('stop', 'resume') then 'recorded'
+        when i ->> 'kind' = 'system' and not (
+          i -> 'contact' ->> 'previous_match_key' is not null or i -> 'contact' ->> 'previous_bsuid' is not null
+          or i -> 'contact' ->> 'identity_key_hash' is not null) then 'recorded'
         when i ->> 'kind' <> 'status' then 'applied'
-        when exists (
-          select from whatsapp.messages m
-          where m.country_id = a.country_id and m.account_id = a.account_id and m.message_id = (i ->> 'message_id')::uuid) then 'applied'
-        when exists (
-          select from whatsapp.messages m
-          where m.country_id = a.country_id and m.account_id = a.account_id and m.wamid = i ->> 'wamid') then 'applied'
-        else 'parked'
+        else coalesce(
+          (select case m.direction when 'outbound' then 'applied' else 'ignored' end from whatsapp.messages m
+            where m.country_id = a.country_id and m.account_id = a.account_id and m.message_id = (i ->> 'message_id')::uuid),
+          (select case m.direction when 'outbound' then 'applied' else 'ignored' end from whatsapp.messages m
+            where m.country_id = a.country_id and m.account_id = a.account_id and m.wamid = i ->> 'wamid'),
+          'parked')
       end as outcome
     from unnest(p_events) i
     left join whatsapp.accounts a on a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id'
@@ -357,16 +483,17 @@ begin
       array(select i ->> 'account_id' from unnest(v_statuses) i where i ->> 'message_id' is not null),
       array(select i ->> 'wamid' from unnest(v_statuses) i where i ->> 'message_id' is not null)));
   end if;
+  v_inbound := array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference'));
+  if cardinality(v_inbound) > 0 then
+    v_inbound := whatsapp_internal.apply_repeats(v_inbound);
+  end if;
   perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
   perform whatsapp_internal.meet_contacts(v_people);
-  if exists (select from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference')) then
-    perform whatsapp_internal.apply_inbound(array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference')));
+  if cardinality(v_inbound) > 0 then
+    perform whatsapp_internal.apply_inbound(v_inbound);
   end if;
-  if exists (select from unnest(v_new) i where i ->> 'kind' = 'template') then
-    perform whatsapp_internal.apply_templates(v_new);
-  end if;
-  if exists (select from unnest(v_new) i where i ->> 'kind' = 'account') then
-    perform whatsapp_internal.apply_accounts(v_new);
+  if exists (select from unnest(v_new) i where i ->> 'kind' in ('template', 'account')) then
+    perform whatsapp_internal.apply_words(array(select i from unnest(v_new) i where i ->> 'kind' in ('template', 'account')));
   end if;
   if v_effects is not null then
     -- The person of a message may have turned out to be another.

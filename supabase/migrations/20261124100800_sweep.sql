@@ -125,7 +125,10 @@ begin
     update whatsapp.messages m
     set state = case when g.lost then 'failed' else 'queued' end,
       failed_at = case when g.lost then now() end,
-      error_title = case when g.lost then 'outcome_unknown' else m.error_title end
+      -- What an earlier answer said stays in its story: this is a guess of ours, and seen to be one (given_up).
+      error_code = case when not g.lost then m.error_code end,
+      error_title = case when g.lost then 'outcome_unknown' else m.error_title end,
+      error_details = case when not g.lost then m.error_details end
     from (select *, false as lost from again union all select *, true from given_up) g
     where m.country_id = g.country_id and m.message_id = g.message_id
     returning m.country_id, m.message_id, g.lost
