@@ -280,7 +280,7 @@ def _beside(
     """What stands beside the members that were read; ids of Meta alone are nothing to keep."""
     rest = {name: part for name, part in holder.items() if name not in read and name not in META_ID_KEYS}
     payload = redact(rest, directory.meta_ids, drop_keys=True)
-    if not any(payload.values()):
+    if not payload:
         return []
     key = _key(_name(account), field, "beside", dump(rest))
     return [_event(key, account, field, "ignored" if account else "unroutable", payload=payload)]
