@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.whatsapp.directory import Account, Directory
@@ -852,56 +852,63 @@ def leaves(value: Any) -> set[str]:
     return set() if value is None else {json.dumps(value)}
 
 
+NAMES = st.sampled_from(["id", "type", "text", "body", "wa_id", "messages", "waba_id", "a"])
+PLAIN = st.none() | st.booleans() | st.integers(-9, 10**12) | st.floats(-1, 1) | st.text(max_size=3) | NAMES
+LITTLE = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES | st.text(max_size=2), inner, max_size=2),
+    max_leaves=3,
+)
 PERSONS = st.fixed_dictionaries(
     {},
     optional={
-        "wa_id": st.sampled_from(["5215512345678", "525512345678", "5491123456789", "MX.1A2b3C"]) | SCALARS,
-        "user_id": st.sampled_from(["MX.1A2b3C", "AR.9Z"]) | SCALARS,
-        "parent_user_id": st.just("MX.ENT.1") | SCALARS,
+        "wa_id": st.sampled_from(["5215512345678", "525512345678", "5491123456789", "MX.1A2b3C"]) | PLAIN,
+        "user_id": st.sampled_from(["MX.1A2b3C", "AR.9Z"]) | PLAIN,
+        "parent_user_id": st.just("MX.ENT.1") | PLAIN,
         "identity_key_hash": st.text(max_size=5),
         "profile": st.fixed_dictionaries({}, optional={"name": st.text(max_size=300), "username": st.text(max_size=5)})
-        | JSON,
-        "more": JSON,
+        | LITTLE,
+        "more": LITTLE,
     },
 )
-FROM = st.sampled_from(["5215512345678", "5491123456789", "MX.1A2b3C", "1-2@g.us"]) | SCALARS
+FROM = st.sampled_from(["5215512345678", "5491123456789", "MX.1A2b3C", "1-2@g.us"]) | PLAIN
 ITEMS = st.fixed_dictionaries(
-    {"id": st.sampled_from(["wamid.A", "wamid.B"]) | SCALARS},
+    {"id": st.sampled_from(["wamid.A", "wamid.B"]) | PLAIN},
     optional={
         "from": FROM,
         "recipient_id": FROM,
         "from_user_id": st.sampled_from(["MX.1A2b3C", "AR.9Z"]),
-        "status": st.sampled_from(["sent", "failed", "warning"]) | SCALARS,
-        "type": st.sampled_from(["text", "system", "request_welcome"]) | SCALARS,
+        "status": st.sampled_from(["sent", "failed", "warning"]) | PLAIN,
+        "type": st.sampled_from(["text", "system", "request_welcome"]) | PLAIN,
         "event": st.sampled_from(["connect", "terminate"]),
-        "text": JSON,
-        "system": JSON,
-        "errors": JSON,
-        "timestamp": SCALARS,
+        "text": LITTLE,
+        "system": LITTLE,
+        "errors": LITTLE,
+        "timestamp": PLAIN,
     },
 )
-MANY = st.lists(ITEMS | JSON, max_size=3)
+MANY = st.lists(ITEMS | LITTLE, max_size=3)
 ROUTED = st.fixed_dictionaries(
     {"metadata": st.just({"phone_number_id": SOUTH.phone_number_id})},
     optional={
-        "contacts": st.lists(PERSONS | JSON, max_size=3) | JSON,
-        "messages": MANY | st.dictionaries(st.text(max_size=2), ITEMS) | JSON,
-        "statuses": MANY | JSON,
-        "calls": MANY | JSON,
-        "user_preferences": MANY | JSON,
-        "errors": MANY | JSON,
+        "contacts": st.lists(PERSONS | LITTLE, max_size=3) | LITTLE,
+        "messages": MANY | st.dictionaries(st.text(max_size=2), ITEMS) | LITTLE,
+        "statuses": MANY | LITTLE,
+        "calls": MANY | LITTLE,
+        "user_preferences": MANY | LITTLE,
+        "errors": MANY | LITTLE,
         "message_echoes": MANY,
-        "user_actions": MANY | JSON,
-        "conversation_context": JSON,
+        "user_actions": MANY | LITTLE,
+        "conversation_context": LITTLE,
     },
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(ROUTED, st.sampled_from(["messages", "calls", "user_preferences", "account_update", "history"]))
 def test_what_comes_in_with_a_value_is_in_its_events(value: dict[str, Any], field: str) -> None:
     body = one_change(value, field)
-    items = {name: part for name, part in value.items() if name != "metadata"}
-    assume(not any(meta_id in json.dumps(items) for meta_id in META_IDS))  # what is hidden is another test
+    items = [name for name in value if name != "metadata"]
     known = load(body)["entry"][0]["changes"][0]["value"]
     events = parse(body, DIRECTORY)
     assert {event["country_id"] for event in events} == {"AR"}
