@@ -9,6 +9,8 @@ With `wait`, answers when a message's state differs from the `state` the caller 
 ids); for a campaign, when it is no longer as it was at `version`.
 """
 
+import re
+
 from starlette.requests import Request
 
 from functions._shared import windows
@@ -22,21 +24,24 @@ _PARAMETERS = frozenset(
     {"message_id", "campaign_id", "country_id", "after", "limit", "wait", "state", "version", "forceFunctionRegion"}
 )
 
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+
 
 async def handle(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
     query = request.query_params
     # Imported here, as its users below: a preflight or a refused caller needs nothing of it.
-    from services.whatsapp import fields
+    from services.whatsapp import fields, watching
 
     fields.only(query, _PARAMETERS)
-    if "message_id" in query:
-        return await _by_ids(request, caller, current)
-    if "campaign_id" in query:
-        return await _of_campaign(request, caller, current)
-    if "country_id" in query:
-        return await _of_country(request, caller, current)
+    with watching.one_more(caller.user_id):
+        if "message_id" in query:
+            return await _by_ids(request, caller, current)
+        if "campaign_id" in query:
+            return await _of_campaign(request, caller, current)
+        if "country_id" in query:
+            return await _of_country(request, caller, current)
     raise refuse("missing_field", field="message_id", reason="give message_id or country_id")
 
 
@@ -83,13 +88,11 @@ async def _of_campaign(request: Request, caller: Caller, current: Settings) -> A
 
 def _number(request: Request, name: str, *, default: float, most: float) -> float:
     value = request.query_params.get(name)
-    try:
-        number = float(value) if value is not None else default
-    except ValueError:
-        number = -1
-    if not 0 <= number < float("inf"):
+    if value is None:
+        return default
+    if not _NUMBER.fullmatch(value):
         raise refuse("invalid_field", field=name, reason=f"it must be a number from 0 to {most:g}")
-    return min(number, most)
+    return min(float(value), most)
 
 
 app = door("status-poll", {"GET": handle}, on_stop=[windows.close])

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -18,8 +19,10 @@ import orjson
 from services.whatsapp import fields, members, rows, store, template
 from services.whatsapp.bisecting import write_without_culprits
 from services.whatsapp.messages import InvalidMessage, parse_message
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings
+from services.whatsapp.watching import Watch
 
 MOST = 10_000
 """Recipients of one call; further calls append."""
@@ -35,7 +38,6 @@ _ROW_FIELDS = frozenset({"to", "parameters", "ref"})
 _CSV_COLUMNS = ("to", "ref")
 _QUERY_ONLY = frozenset({"template", "language", "forceFunctionRegion"})
 _LONGEST_NAME = 200
-_POLL_EVERY = 0.5
 _ACTIONS = frozenset({"start", "pause", "resume", "cancel"})
 
 Row = dict[str, Any]
@@ -164,21 +166,29 @@ async def progress(
 
     With `wait` (seconds), answers when it is no longer as it was at `version`, or without that when it changes.
     """
-    fields.uuid(campaign_id, "campaign_id")
-    seen = await _progress(campaign_id, country_id, token, settings)
+    named = (fields.country({"country_id": country_id}), fields.uuid(campaign_id, "campaign_id"))
+    seen = _seen(named, await _read(settings, token, [named]))
     known = version or seen["version"]
     ends = time.monotonic() + wait
+    watch = _watches.get(lambda: Watch(partial(_read, settings)))
     while seen["version"] == known and time.monotonic() < ends:
-        await asyncio.sleep(_POLL_EVERY)
-        seen = await _progress(campaign_id, country_id, token, settings)
+        seen = _seen(named, await watch.look(token, [named]))
     return seen
 
 
-async def _progress(campaign_id: str, country_id: str, token: str | None, settings: Settings) -> dict[str, Any]:
-    found = await store.shared(settings).campaign_progress(country_id, campaign_id, token)
-    if found is None:
+_Named = tuple[str, str]
+_watches: PerLoop[Watch[_Named, Row]] = PerLoop()
+
+
+async def _read(settings: Settings, token: str | None, wanted: Sequence[_Named]) -> dict[_Named, Row]:
+    found = [await store.for_readers(settings).campaign_progress(*each, token) for each in wanted]
+    return {named: row for named, row in zip(wanted, found, strict=True) if row is not None}
+
+
+def _seen(named: _Named, found: Mapping[_Named, Row]) -> dict[str, Any]:
+    if named not in found:
         raise refuse("unknown_campaign", field="campaign_id")
-    return view(found)
+    return view(found[named])
 
 
 def view(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,9 +56,12 @@ def recipient(value: object, country_id: str) -> dict[str, str | None]:
 
 
 def uuid(value: object, field: str, code: str = "invalid_field") -> str:
-    """An id of ours. Refuses `code`."""
+    """An id of ours, spelled as we spell it, whatever spelling of a UUID was given. Refuses `code`."""
     try:
-        return str(UUID(str(value)))
+        # Python takes the digits of any script for digits.
+        if not isinstance(value, str) or not value.isascii():
+            raise ValueError
+        return str(UUID(value))
     except ValueError:
         raise refuse(code, field=field, reason="it is not a UUID") from None
 
@@ -89,7 +92,7 @@ def time(request: Mapping[str, Any], name: str) -> str | None:
     reason = "it must be an ISO 8601 time with its offset, such as 2026-12-24T09:00:00-06:00"
     try:
         given = datetime.fromisoformat(value)
-        if given.tzinfo is None:
+        if given.tzinfo is None or not value.isascii():
             raise ValueError
         return given.astimezone(UTC).isoformat()
     except (ValueError, TypeError, OverflowError):

@@ -1,26 +1,27 @@
 """The flow of reading states. Row level security decides what is there to be read.
 
-A long poll asks the database again until something changed: no connection is held meanwhile.
+A long poll looks again until something changed, together with whoever waits with the same token.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from services.whatsapp import fields, store
 from services.whatsapp.meta_errors import lookup
+from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import describe, refuse
 from services.whatsapp.sending import waiting_for
 from services.whatsapp.settings import Settings
+from services.whatsapp.watching import Watch
 
 MOST_IDS = 100
 PAGE = 100
 LONGEST_WAIT = 25.0
 """Seconds. Below the shortest limit of common hosts and proxies."""
-_POLL_EVERY = 0.4
 _FINAL = frozenset({"read", "played", "failed", "refused", "cancelled", "expired", "received"})
 _TIMES = (
     "created_at",
@@ -44,22 +45,29 @@ async def by_ids(
     With `wait` (seconds), answers when a message's state is no longer the one in `since` (id to state), or without
     `since` when one changes; at once if all are final.
     """
-    for message_id in message_ids:
-        fields.uuid(message_id, "message_id")
     if not message_ids or len(message_ids) > MOST_IDS:
         raise refuse("invalid_field", field="message_id", reason=f"give 1 to {MOST_IDS} ids, not {len(message_ids)}")
-
-    async def read() -> list[dict[str, Any]]:
-        rows = {row["message_id"]: row for row in await store.shared(settings).messages(message_ids, token)}
-        return [rows[each] for each in dict.fromkeys(message_ids) if each in rows]
-
-    rows = await read()
-    known = dict(since) or {row["message_id"]: row["state"] for row in rows}
+    ids = list(dict.fromkeys(fields.uuid(each, "message_id") for each in message_ids))
+    rows = _in_order(ids, await _read(settings, token, ids))
+    known = {fields.uuid(each, "message_id"): state for each, state in since.items()}
+    known = known or {row["message_id"]: row["state"] for row in rows}
     ends = time.monotonic() + min(wait, LONGEST_WAIT)
+    watch = _watches.get(lambda: Watch(partial(_read, settings)))
     while not _news(rows, known) and not all(row["state"] in _FINAL for row in rows) and time.monotonic() < ends:
-        await asyncio.sleep(_POLL_EVERY)
-        rows = await read()
+        rows = _in_order(ids, await watch.look(token, ids))
     return [view(row, settings) for row in rows]
+
+
+Row = dict[str, Any]
+_watches: PerLoop[Watch[str, Row]] = PerLoop()
+
+
+async def _read(settings: Settings, token: str | None, ids: Sequence[str]) -> dict[str, Row]:
+    return {row["message_id"]: row for row in await store.for_readers(settings).messages(ids, token)}
+
+
+def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
+    return [found[each] for each in ids if each in found]
 
 
 async def of_country(
@@ -75,9 +83,10 @@ async def of_country(
     A message younger than ten seconds may appear again on the next page: one that was written by a slower
     transaction may still have to be shown before it, and none is ever left out.
     """
+    country_id = fields.country({"country_id": country_id})
     if after is not None:
-        fields.uuid(after, "after", "invalid_cursor")
-    rows = await store.shared(settings).messages_after(country_id, after, limit, token)
+        after = fields.uuid(after, "after", "invalid_cursor")
+    rows = await store.for_readers(settings).messages_after(country_id, after, limit, token)
     if not rows:
         return [], after
     horizon = _oldest_id((now or _now)() - _SETTLING)

@@ -131,6 +131,12 @@ _TABLE = (
         "Too many large calls are being worked on.",
         "Repeat the call with the same key, after the seconds that Retry-After names.",
     ),
+    Refusal(
+        "too_many_polls",
+        429,
+        "You have {limit} calls of this kind under way, or everybody together has too many.",
+        "Wait for the answers to some of them; one call may ask for 100 messages.",
+    ),
     Refusal("not_found", 404, "There is no function at this address.", "Check the function's name in the URL."),
     Refusal(
         "method_not_allowed",

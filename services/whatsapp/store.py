@@ -31,8 +31,9 @@ _TOTAL = 20.0
 """Seconds a call may take in all, its repetitions included: well below a lease, and below what cron waits for."""
 _TIMEOUT = httpx.Timeout(10, connect=3, pool=5)
 """Of one attempt. Supabase ends a statement after 8 seconds."""
-_LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=16)
+_CONNECTIONS = 16
 """httpx itself slows down beyond about 20 connections; batching keeps us far below."""
+_CONNECTIONS_OF_READERS = 6
 _ATTEMPTS = 4
 _CONTRACT_SECONDS = 30.0
 _MOST_CONTRACTS = 1_000
@@ -84,10 +85,11 @@ class Unavailable(RefusalError):
 class Store:
     """The verbs, and reads as a member or as the server. Use `shared` to get one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, connections: int = _CONNECTIONS) -> None:
         self._settings = settings
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._http = httpx.AsyncClient(
-            http2=False, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False, event_hooks={"response": [_raise_failure]}
+            http2=False, timeout=_TIMEOUT, limits=limits, trust_env=False, event_hooks={"response": [_raise_failure]}
         )
         self._contracts: dict[_ContractKey, tuple[float, Row | None]] = {}
         self._contract_reads: dict[_ContractKey, asyncio.Task[Row | None]] = {}
@@ -367,6 +369,7 @@ def _was_not_done(error: Exception) -> bool:
 
 
 _stores: PerLoop[Store] = PerLoop()
+_readers: PerLoop[Store] = PerLoop()
 
 
 def shared(settings: Settings) -> Store:
@@ -374,8 +377,14 @@ def shared(settings: Settings) -> Store:
     return _stores.get(lambda: Store(settings))
 
 
+def for_readers(settings: Settings) -> Store:
+    """The same for those who only look, with connections of their own: however many they are, nobody's send waits."""
+    return _readers.get(lambda: Store(settings, _CONNECTIONS_OF_READERS))
+
+
 async def close_shared() -> None:
-    """Close this loop's store, if it has one."""
-    store = _stores.pop()
-    if store is not None:
-        await store.close()
+    """Close this loop's stores, if it has any."""
+    for stores in (_stores, _readers):
+        store = stores.pop()
+        if store is not None:
+            await store.close()
