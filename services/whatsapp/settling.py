@@ -65,9 +65,6 @@ class Settling:
         self._stubborn: list[Stubborn] = []
         self._under_way = 0
         self._pauses = 0
-        left = _left.pop()
-        if left is not None:
-            self._fresh.extend(left)
 
     def __len__(self) -> int:
         """Results that are not in the database yet."""
@@ -82,7 +79,8 @@ class Settling:
         self._fresh.append(result)
 
     async def run(self) -> None:
-        """Settle what comes in, for ever. Whatever happens in between, nothing ends this but being cancelled."""
+        """Settle what comes in, for ever, and what the run before has left. Nothing but being cancelled ends this."""
+        self._fresh.extendleft(reversed(_left.pop() or []))
         while True:
             await asyncio.sleep(_EVERY)
             await self._settle_due()
