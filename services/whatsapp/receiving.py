@@ -7,6 +7,7 @@ Posts share a batch and nothing else. One event that the database can never take
 it does not take now costs its own post the 200, so that Meta brings it again, and no other.
 """
 
+import functools
 import hmac
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,9 @@ from services.whatsapp.webhook import Event
 LIMIT = 4 * 1024 * 1024
 """Bytes of a body: Meta sends up to 3 MB."""
 _MOST_POSTS = 250
+_MOST_SHARED = 128 * 1024
+"""Bytes of a body that is stored together with others: a synced history has megabytes, and is kept whole."""
+_ELSEWHERE = frozenset(("PARTNER_REMOVED", "PARTNER_APP_UNINSTALLED"))
 
 _log = log.get("webhook")
 
@@ -67,7 +71,10 @@ async def receive(body: bytes, settings: Settings) -> list[Event]:
     if not events:
         return []
     try:
-        problem = await _commits(settings).add(events)
+        if len(body) > _MOST_SHARED:
+            [problem] = await _commit([events], settings)
+        else:
+            problem = await _commits(settings).add(events)
     except Overloaded:
         raise refuse("webhook_overloaded") from None
     if problem is not None:
@@ -81,6 +88,7 @@ async def follow_up(events: Sequence[Event], settings: Settings) -> None:
     A webhook tells the status, quality or category of a template, but not all of its components: these are read anew.
     And where a template may be sent again, its campaigns go on.
     """
+    _warn_of_removals(events)
     keys = {(each["country_id"], each["account_id"]) for each in events if each["kind"] == "template"}
     accounts = [found for key in sorted(keys) if (found := settings.directory.account(*key)) and found.tokens]
     if not accounts:
@@ -97,6 +105,15 @@ async def follow_up(events: Sequence[Event], settings: Settings) -> None:
         _log.warning("refresh_failed", code=error.code)
 
 
+def _warn_of_removals(events: Sequence[Event]) -> None:
+    """A partner was removed who is not known to be this app: no account stops by it, but a person should look."""
+    for event in events:
+        if event["field"] == "account_update" and event["kind"] == "ignored" and isinstance(event["payload"], dict):
+            what = event["payload"].get("event")
+            if what in _ELSEWHERE:
+                _log.warning("partner_removed", what=what, country=event["country_id"], account=event["account_id"])
+
+
 _per_loop: PerLoop[GroupCommit[list[Event], RefusalError | None]] = PerLoop()
 
 
@@ -105,10 +122,11 @@ def _commits(settings: Settings) -> GroupCommit[list[Event], RefusalError | None
 
 
 def _new_commits(settings: Settings) -> GroupCommit[list[Event], RefusalError | None]:
-    async def commit(posts: Sequence[list[Event]]) -> Sequence[RefusalError | None]:
-        # Imported here: a process that has only been shaken hands with needs no client of Supabase.
-        from services.whatsapp import ingesting, store
+    return GroupCommit(functools.partial(_commit, settings=settings), most=_MOST_POSTS)
 
-        return await ingesting.ingest(posts, store.shared(settings).ingest)
 
-    return GroupCommit(commit, most=_MOST_POSTS)
+async def _commit(posts: Sequence[list[Event]], settings: Settings) -> Sequence[RefusalError | None]:
+    # Imported here: a process that has only been shaken hands with needs no client of Supabase.
+    from services.whatsapp import ingesting, store
+
+    return await ingesting.ingest(posts, store.shared(settings).ingest)

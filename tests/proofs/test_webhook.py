@@ -245,3 +245,35 @@ async def test_no_id_of_meta_is_stored(house: House) -> None:
 
     for secret in (number.phone_number_id, number.waba_id, number.tokens[0], UNKNOWN_NUMBER_ID, UNKNOWN_WABA_ID):
         assert secret not in whole
+
+
+async def test_what_stands_beside_a_message_is_stored_with_it(house: House) -> None:
+    number, phone = house.graph.world.number("CO"), some_phone("CO")
+    one = written(number, phone, f"wamid.{phone[1:]}")
+    lost = {"id": f"wamid.lost{phone[1:]}", "type": "text", "text": {"body": phone}}
+    one["value"] |= {"message_echoes": [lost], "statuses": {"0": lost}}
+
+    assert (await deliver(house, body_of((number, one)))).status_code == 200
+
+    beside = house.all(
+        "select country_id, account_id, field, payload from whatsapp.webhook_events where payload::text like %s",
+        f"%lost{phone[1:]}%",
+    )
+    assert [(row["country_id"], row["account_id"], row["field"]) for row in beside] == [("CO", "main", "messages")]
+    assert beside[0]["payload"] == {"message_echoes": [lost], "statuses": {"0": lost}}
+    assert house.count("messages where wamid = %s", f"wamid.{phone[1:]}") == 1
+
+
+async def test_the_largest_body_meta_sends_is_stored_whole(house: House) -> None:
+    number, phone = house.graph.world.number("MX"), some_phone()
+    told = [{"id": f"wamid.{phone[1:]}.{n}", "text": {"body": "x" * 1_000}} for n in range(3_000)]
+    history = change(number, {"history": [{"threads": [{"id": phone[1:], "messages": told}]}]}) | {"field": "history"}
+
+    assert (await deliver(house, body_of((number, history)))).status_code == 200
+
+    [row] = house.all(
+        "select payload #> '{history,0,threads,0,messages}' as told from whatsapp.webhook_events"
+        " where field = 'history' and payload #>> '{history,0,threads,0,id}' = %s",
+        phone[1:],
+    )
+    assert row["told"] == told

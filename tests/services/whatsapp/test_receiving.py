@@ -11,6 +11,7 @@ import pytest
 from services.whatsapp import receiving, store
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
+from services.whatsapp.webhook import parse
 from tests.graph import World
 from tests.local.front import Front, front_of
 from tests.local.stack import Stack
@@ -184,3 +185,17 @@ async def test_a_person_whom_send_is_writing_down_just_now_is_heard_all_the_same
         sending.commit()
     assert await answer == 200
     assert stored(database, [second]) == {second}
+
+
+async def test_that_a_partner_was_removed_is_said_where_it_stops_nothing(
+    settings: Settings, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = world.numbers[0]
+    value = {"event": "PARTNER_REMOVED", "waba_info": {"waba_id": number.waba_id, "partner_app_id": "5" * 15}}
+    entry = {"id": number.waba_id, "time": 1795500200, "changes": [{"field": "account_update", "value": value}]}
+    body = orjson.dumps({"object": "whatsapp_business_account", "entry": [entry]})
+
+    await receiving.follow_up(parse(body, settings.directory), settings)
+
+    line = orjson.loads(capsys.readouterr().out)
+    assert (line["event"], line["what"], line["country"]) == ("partner_removed", "PARTNER_REMOVED", "MX")

@@ -904,7 +904,7 @@ ROUTED = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROUTED, st.sampled_from(["messages", "calls", "user_preferences", "account_update", "history"]))
 def test_what_comes_in_with_a_value_is_in_its_events(value: dict[str, Any], field: str) -> None:
     body = one_change(value, field)
