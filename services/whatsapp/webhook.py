@@ -93,8 +93,8 @@ _OF_ENTRY = frozenset(("id", "time", "changes"))
 _OF_CHANGE = frozenset(("field", "value"))
 _OF_METADATA = frozenset(("display_phone_number", "phone_number_id"))
 _NOTHING: frozenset[str] = frozenset()
-_ENVELOPE = frozenset(("type", "id", "from", "from_user_id", "from_parent_user_id", "timestamp"))
-"""Members of a message that say who, when and what, and are no content themselves."""
+_ENVELOPE = ("id", "from", "from_user_id", "from_parent_user_id", "timestamp")
+"""Members of a message that say who and when, and are no content themselves."""
 _TYPES = frozenset(
     (
         "text", "image", "video", "audio", "document", "sticker", "location", "contacts", "interactive", "button",
@@ -351,9 +351,9 @@ def _message(account: Account, message: Any, people: People, directory: Director
     key = _key(_name(account), "received", dump(message))
     at = _time(message.get("timestamp"))
     # TODO: groups are not implemented. A request_welcome is no message: the person only opened the chat.
-    if message.get("group_id") or message.get("type") == "request_welcome" or is_group(message.get("from")):
+    kind = message.get("type")
+    if message.get("group_id") or kind == "request_welcome" or is_group(message.get("from")):
         return _event(key, account, "messages", "ignored", at=at, wamid=wamid, payload=message)
-    kind = "system" if message.get("type") == "system" else "message"
     contact = changed_person(message) if kind == "system" else _sender(message, people)
     if contact is None:
         return _unparsable(account, "messages", message, directory)
@@ -362,7 +362,7 @@ def _message(account: Account, message: Any, people: People, directory: Director
         key,
         account,
         "messages",
-        kind,
+        "system" if kind == "system" else "message",
         at=at,
         wamid=wamid,
         contact=contact,
@@ -385,8 +385,9 @@ def _content(message: dict[str, Any]) -> dict[str, Any]:
     if kind is None:
         bodies = [name for name in message if name in _TYPES]
         kind = bodies[0] if len(bodies) == 1 else "unknown"
-    content = {name: part for name, part in message.items() if name not in _ENVELOPE}
-    content["type"] = kind
+    content = message | {"type": kind}
+    for name in _ENVELOPE:
+        content.pop(name, None)
     return content
 
 
