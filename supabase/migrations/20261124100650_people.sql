@@ -204,7 +204,8 @@ begin
   from (
     select m.country_id, m.message_id
     from unnest(p_countries, p_contacts, p_wanted) as c (country_id, contact_id, wanted)
-    join whatsapp.conversations v on v.country_id = c.country_id and v.contact_id = c.contact_id
+    cross join lateral (
+      select v.* from whatsapp.conversations v where v.country_id = c.country_id and v.contact_id = c.contact_id offset 0) v
     cross join lateral (
       select m.country_id, m.message_id from whatsapp.messages m
       where m.country_id = v.country_id and m.account_id = v.account_id and m.contact_id = v.contact_id
@@ -244,7 +245,8 @@ begin
   perform from (
     select v.country_id, v.account_id, v.contact_id
     from unnest(p_countries, p_contacts) as c (country_id, contact_id)
-    join whatsapp.conversations v on v.country_id = c.country_id and v.contact_id = c.contact_id
+    cross join lateral (
+      select v.* from whatsapp.conversations v where v.country_id = c.country_id and v.contact_id = c.contact_id offset 0) v
     order by 1, 2, 3
   ) f
   cross join lateral (
@@ -326,7 +328,8 @@ begin
       (array_agg(p.identity_key_hash order by p.at desc) filter (where p.identity_key_hash is not null))[1] as identity_key_hash
     from unnest(p_people) p
     cross join lateral whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at) f
-    join whatsapp.contacts c on c.country_id = p.country_id and c.contact_id = f.contact_id
+    cross join lateral (
+      select c.* from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = f.contact_id limit 1) c
     cross join lateral (
       -- Only a name that is nobody's, nor was at that time.
       select case when c.match_key is null and c.bsuid = p.bsuid
@@ -411,7 +414,10 @@ begin
   v_ids := array(
     select distinct id from unnest(array[v_number.contact_id, v_bsuid.contact_id, v_old_number.contact_id, v_old_bsuid.contact_id]) id
     where id is not null order by id);
-  v_rows := array(select c from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = any (v_ids) order by c.contact_id);
+  v_rows := array(
+    select row_of.c from unnest(v_ids) id
+    cross join lateral (select c from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = id limit 1) row_of
+    order by id);
 
   -- The names that hold: the latest that is known, and of an announced change not the old ones.
   select number.match_key, number.wa_id, number.phone, id.bsuid, id.portfolio, id.other into v_now
@@ -582,7 +588,8 @@ begin
   update whatsapp.contacts c
   set merged_into = p_into, phone = null, wa_id = null, match_key = null, bsuid = null, bound_at = null, opted_in_at = null,
     opted_out_at = null, marketing_opted_out_at = null, marketing_cooled_until = null
-  where c.country_id = p_country and (c.contact_id = p_from or c.merged_into = p_from);
+  where c.country_id = p_country and c.contact_id = p_from;
+  update whatsapp.contacts c set merged_into = p_into where c.country_id = p_country and c.merged_into = p_from;
 end
 $$;
 
@@ -609,8 +616,11 @@ begin
   ours as materialized (
     select m.campaign_id, m.message_id, m.state
     from theirs t
-    join whatsapp.messages m
-      on m.country_id = p_country and m.campaign_id = t.campaign_id and m.contact_id = p_into and m.campaign_again is null
+    cross join lateral (
+      select m.* from whatsapp.messages m
+      where m.country_id = p_country and m.campaign_id = t.campaign_id and m.contact_id = p_into and m.campaign_again is null
+      limit 1
+    ) m
   ),
   ranked as (
     select m.message_id, w.waits, row_number() over (
@@ -655,7 +665,8 @@ begin
     where outcome = 'accepted' and (wa_id is not null or user_id is not null)
     order by country_id, contact_id
   ) r
-  join whatsapp.contacts c on c.country_id = r.country_id and c.contact_id = r.contact_id
+  cross join lateral (
+    select c.* from whatsapp.contacts c where c.country_id = r.country_id and c.contact_id = r.contact_id limit 1) c
   where c.phone is not null and c.match_key is not null and (c.wa_id is null or r.wa_id is null or c.wa_id = r.wa_id)
     and ((c.wa_id is null and r.wa_id is not null) or (c.bsuid is null and r.user_id is not null));
   if v_people is null then

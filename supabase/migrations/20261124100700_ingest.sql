@@ -197,6 +197,7 @@ create function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
 declare
+  v_countries text[];
   v_people uuid[];
   v_missed boolean;
 begin
@@ -246,7 +247,8 @@ begin
     left join first f on f.n = i.n
     order by f.n is null, i.n
   )
-  select array_agg(contact_id), (select count(*) from first) > (select count(*) from logged) into v_people, v_missed from inbound;
+  select array_agg(country_id), array_agg(contact_id), (select count(*) from first) > (select count(*) from logged)
+  into v_countries, v_people, v_missed from inbound;
   if v_missed then
     -- Another transaction has just logged one of them, perhaps in other words: tried again, it is a repeat.
     raise exception 'a message was logged meanwhile' using errcode = 'serialization_failure';
@@ -254,8 +256,10 @@ begin
 
   -- Joined with another by a batch that ran beside this one: what was just written would belong to nobody. Tried again, they are found.
   if exists (
-    select from whatsapp.contacts c
-    where c.country_id in (select i ->> 'country_id' from unnest(p_events) i) and c.contact_id = any (v_people) and c.merged_into is not null)
+    select from unnest(v_countries, v_people) as p (country_id, contact_id)
+    cross join lateral (
+      select c.merged_into from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = p.contact_id limit 1) c
+    where c.merged_into is not null)
   then
     raise exception 'somebody else has just joined two of these people' using errcode = 'serialization_failure';
   end if;
@@ -499,7 +503,9 @@ begin
     -- The person of a message may have turned out to be another.
     perform whatsapp_internal.apply_effects(array(
       select jsonb_populate_record(e, jsonb_build_object('contact_id', m.contact_id))
-      from unnest(v_effects) e join whatsapp.messages m on m.country_id = e.country_id and m.message_id = e.message_id));
+      from unnest(v_effects) e
+      cross join lateral (
+        select m.contact_id from whatsapp.messages m where m.country_id = e.country_id and m.message_id = e.message_id limit 1) m));
   end if;
   perform whatsapp_internal.see_webhooks(p_events, v_new);
 

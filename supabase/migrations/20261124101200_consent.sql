@@ -91,7 +91,9 @@ begin
 
   -- Joined with another while this waited: the wish goes where the person went.
   if exists (
-    select from unnest(p_facts) f join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id
+    select from unnest(p_facts) f
+    cross join lateral (
+      select c.merged_into from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id limit 1) c
     where c.merged_into is not null)
   then
     return query select a.* from whatsapp_internal.add_consents(array(
@@ -122,7 +124,8 @@ as $$
       greatest(c.opted_out_at, k.out_of_all) as out_of_all, k.in_to_all,
       greatest(c.marketing_opted_out_at, k.out_of_marketing) as out_of_marketing, k.in_to_any
     from unnest(p_countries, p_contacts) as f (country_id, contact_id)
-    join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id
+    cross join lateral (
+      select c.* from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id limit 1) c
     cross join lateral (
       select
         max(k.at) filter (where k.what = 'opt_in' and k.how <> 'meta') as opted_in,
