@@ -12,7 +12,7 @@ from tests.local import processes
 from tests.local.stack import Stack, running_stack
 from tests.proofs.house import House, until
 
-SPARE_ACCOUNTS = [f"own-{number}" for number in range(1, 101)]
+SPARE_ACCOUNTS = [f"own-{number}" for number in range(1, 301)]
 
 
 @pytest.fixture(scope="session")
