@@ -98,7 +98,9 @@ class People:
 
     def untold(self) -> list[Any]:
         """What no contact of an event says: people nobody asked for, and whatever else was said of them."""
-        return [person for person in self._persons if id(person) not in self._told]
+        told = [person for person in self._persons if id(person) in self._told]
+        # Where a value has several statuses of one person, the same words stand there several times.
+        return [person for person in self._persons if person not in told]
 
     def _find(self, wa_id: str | None, user_id: str | None) -> dict[str, Any] | None:
         persons = self._persons

@@ -705,6 +705,16 @@ def test_a_key_does_not_depend_on_batch_or_order() -> None:
     assert len(set(alone.values())) == len(pairs)
 
 
+def test_one_person_told_with_each_of_their_statuses_is_no_event_of_their_own() -> None:
+    person = {"wa_id": "5215512345678", "user_id": "MX.13491208655302741918", "profile": {"name": "Ana"}}
+    status = {"id": "wamid.A", "timestamp": "1795500060", "recipient_id": person["wa_id"]}
+    both = [status | {"status": state} for state in ("sent", "delivered")]
+
+    events = parse(at(MAIN, statuses=both, contacts=[person, dict(person)]), DIRECTORY)
+
+    assert [event["kind"] for event in events] == ["status", "status"]
+
+
 def test_the_same_message_id_at_two_accounts_is_two_facts() -> None:
     here = parse(statuses(("wamid.1", "sent")), DIRECTORY)
     there = parse(
