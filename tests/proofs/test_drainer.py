@@ -138,6 +138,20 @@ async def test_whatever_there_is_to_sweep_a_reply_leaves_with_the_first_claim(ho
     assert left < SCHEDULED - 2 * 500
 
 
+async def test_a_sweep_that_hangs_keeps_no_message_and_no_run(house: House) -> None:
+    number = house.account()
+    [message_id] = house.enqueue(number, [some_phone()])
+    with psycopg.connect(house.stack.database_url) as blocking:
+        blocking.execute("lock table whatsapp.idempotency_keys in access exclusive mode")
+        began = time.monotonic()
+        await house.drain(number, 3, sweep=True)
+        took = time.monotonic() - began
+        blocking.rollback()
+
+    assert house.arrivals(message_id) == 1
+    assert took < 3 + 5  # its budget, and one piece of a job
+
+
 def fill_with_scheduled(database: psycopg.Connection[Any], number: Number) -> None:
     """Copies the account's one message many times, all of them scheduled and due."""
     where = "where m.country_id = %s and m.account_id = %s and q.message_id = m.message_id and not q.scheduled"

@@ -55,6 +55,23 @@ async def test_metas_answers_outlive_it(
     assert len(house.graph.arrived(number)) == 5
 
 
+async def test_while_no_answer_can_be_stored_nothing_more_is_posted(house: House, front: Front) -> None:
+    """More answers would only be more to lose."""
+    number = house.account()
+    message_ids = house.enqueue(number, (some_phone() for _ in range(5)))
+    front.fail("/rpc/settle", 503, HTML, content_type="text/html")
+    run = asyncio.create_task(house.drain(number, 20, SUPABASE_URL=front.url))
+    await until(lambda: len(front.asked("/rpc/settle")) > 4)
+    message_ids += house.enqueue(number, (some_phone() for _ in range(5)))
+    await until(lambda: len(front.asked("/rpc/settle")) > 9)
+    assert len(house.graph.arrived(number)) == 5
+
+    front.heal()
+    await until(lambda: all(house.message(message_id)["accepted_at"] for message_id in message_ids))
+    await run
+    assert len(house.graph.arrived(number)) == 10
+
+
 async def test_send_says_that_it_is_a_moment_and_the_same_call_works_after_it(house: House, front: Front) -> None:
     token = house.users["MX"].token
     async with house.functions(SUPABASE_URL=front.url) as url, house.client(url) as client:
