@@ -9,7 +9,10 @@
 -- each table's rows in the order of their keys. What people wait for (enqueue, settle, ingest, record_consents, enqueue_campaign, control_…)
 -- takes its rows in this order and waits where another is first. What comes again anyway (claim, sweep) never waits for a row: it takes all but
 -- its first by `skip locked`, before it changes them, and so may begin anywhere: claim with the throttle row that makes it the only one.
---   * Of contacts the new ones are inserted first; then all of a batch that may change are locked once (hold_contacts); then come conversations.
+--   * Of contacts those that are known are locked first, all of a batch that may change at once (hold_contacts), then new ones are inserted, phones
+--     before BSUIDs; then come conversations.
+--   * Who makes people or joins them writes several names, and moves what is theirs in every table: ingest holds their country alone for it
+--     (hold_countries), and no other verb that waits runs beside it. It is short.
 --   * Rows are locked by `select … from (keys in order) k cross join lateral (select … where key = k.key for no key update)`: the order is kept,
 --     and no plan is possible but a look into the key's index for each. `update … from` keeps neither.
 --   * A mutable column stands in no unique index but a partial one: changing it would be a change of key, for which every new reference waits.
@@ -366,4 +369,23 @@ begin
   ) c;
 end
 $$;
+
+-- Before all else: a batch that makes people or may join them alone, what else moves their rows beside each other. claim and sweep, which wait for nobody, do
+-- without.
+create function whatsapp_internal.hold_countries(p_countries text[], p_alone boolean) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_country text;
+begin
+  for v_country in select distinct c from unnest(p_countries) c where c is not null order by 1 loop
+    if p_alone then
+      perform pg_advisory_xact_lock(hashtextextended('whatsapp.names ' || v_country, 0));
+    else
+      perform pg_advisory_xact_lock_shared(hashtextextended('whatsapp.names ' || v_country, 0));
+    end if;
+  end loop;
+end
+$$;
+revoke all on function whatsapp_internal.hold_countries(text[], boolean) from public, anon, authenticated, service_role;
 revoke all on function whatsapp_internal.hold_contacts(text[], uuid[]) from public, anon, authenticated, service_role;

@@ -167,6 +167,19 @@ create function whatsapp_internal.find_contacts(p_drafts whatsapp_internal.draft
 language plpgsql volatile set search_path = ''
 as $$
 begin
+  -- Somebody first met through a webhook gets the phone a caller knows them by.
+  update whatsapp.contacts c set phone = d.phone
+  from (
+    select d.country_id, known.contact_id, min(d.phone) as phone
+    from unnest(p_drafts) d
+    cross join lateral (
+      select k.contact_id, k.phone from whatsapp.contacts k where k.country_id = d.country_id and k.match_key = d.match_key limit 1
+    ) known
+    where d.status is null and known.phone is null
+    group by 1, 2 order by 1, 2
+  ) d
+  where c.country_id = d.country_id and c.contact_id = d.contact_id and c.phone is null;
+
   insert into whatsapp.contacts (country_id, phone, match_key)
   select distinct on (d.country_id, d.match_key) d.country_id, d.phone, d.match_key
   from unnest(p_drafts) d
@@ -182,12 +195,6 @@ begin
     and not exists (select from whatsapp_internal.holder_of_bsuid(d.country_id, d.bsuid))
   order by d.country_id, d.bsuid
   on conflict do nothing;
-
-  -- Somebody first met through a webhook gets the phone a caller knows them by.
-  update whatsapp.contacts c set phone = d.phone
-  from (select distinct on (country_id, match_key) country_id, match_key, phone from unnest(p_drafts)
-        where status is null and match_key is not null order by country_id, match_key) d
-  where c.country_id = d.country_id and c.match_key = d.match_key and c.phone is null;
 
   return (
     select array_agg(row(
@@ -314,6 +321,7 @@ as $$
 declare
   v_drafts whatsapp_internal.draft[];
 begin
+  perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_items) i), false);
   v_drafts := whatsapp_internal.read_drafts(p_items);
   v_drafts := whatsapp_internal.replay_drafts(v_drafts);
   v_drafts := whatsapp_internal.find_contacts(v_drafts);

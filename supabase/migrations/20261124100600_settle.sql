@@ -190,8 +190,11 @@ set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_results whatsapp_internal.result[];
+  v_parked jsonb[];
   v_effects whatsapp_internal.result[];
 begin
+  perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_results) i), false);
+
   -- Messages are locked here, in order.
   select array_agg(row(
       r.country_id, r.message_id, r.lease_id, r.outcome, case when length(r.wamid) <= 512 then r.wamid end,
@@ -306,12 +309,16 @@ begin
     and r.outcome in ('retry', 'held', 'released', 'unknown');
 
   perform whatsapp_internal.wake_next(v_results);
-  v_effects := v_results || whatsapp_internal.apply_statuses(whatsapp_internal.take_parked(
-    array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results))));
+  v_parked := whatsapp_internal.take_parked(
+    array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results)));
+  v_effects := v_results || whatsapp_internal.apply_statuses(v_parked);
   perform whatsapp_internal.hold_contacts(array_agg(r.country_id), array_agg(r.contact_id))
   from unnest(v_effects) r
   where r.wa_id is not null or r.user_id is not null or r.effect <> 'none';
   perform whatsapp_internal.free_conversations(v_results);
+  if v_parked is not null then
+    perform whatsapp_internal.open_entry_points(v_parked);
+  end if;
   perform whatsapp_internal.apply_effects(v_effects);
   -- Last: it may find that one of these people is another, and everything above speaks of who they were.
   perform whatsapp_internal.learn_ids(v_results);

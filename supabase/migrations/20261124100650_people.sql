@@ -145,6 +145,17 @@ as $$
       or (a.contact_id is null and (b.match_key is not null or b.former))))
 $$;
 
+-- Whether a batch makes people or may join some: what it does then, it does alone (hold_countries).
+create function whatsapp_internal.makes_people(p_people whatsapp_internal.person[]) returns boolean
+language sql stable set search_path = ''
+as $$
+  select p_people is not null and (
+    exists (
+      select from unnest(p_people) p
+      where p.creates and not exists (select from whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at)))
+    or whatsapp_internal.in_question(p_people) is not null)
+$$;
+
 -- ── Meeting ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 -- Takes the locks of the rows that are about to become one, and of the messages the batch's statuses speak of, in the order of all verbs: whatever
@@ -165,7 +176,6 @@ begin
   if v_question is null then
     return;
   end if;
-
   -- The oldest of each goes on; only what the others hold is moved.
   select array_agg(country_id), array_agg(contact_id), array_agg(joining) into v_countries, v_contacts, v_joining
   from (
@@ -187,7 +197,45 @@ begin
   ) each_once;
   perform whatsapp_internal.lock_messages(v_countries, v_contacts, v_joining, array(
     select i from unnest(p_events) i where i ->> 'kind' = 'status'));
+  perform whatsapp_internal.hold_people(p_people, p_events);
   perform whatsapp_internal.lock_contacts(v_countries, v_contacts);
+end
+$$;
+
+-- Everybody known whom the batch may change: whom its events come from or name, and to whom the messages went of which Meta tells more than a state.
+create function whatsapp_internal.hold_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform whatsapp_internal.hold_contacts(array_agg(p.country_id), array_agg(p.contact_id))
+  from (
+    select n.country_id, h.contact_id
+    from (
+      select i ->> 'country_id' as country_id, i -> 'contact' ->> 'match_key' as match_key, i -> 'contact' ->> 'bsuid' as bsuid,
+        whatsapp_internal.event_time((i ->> 'at')::double precision) as at
+      from unnest(p_events) i where i ->> 'kind' in ('message', 'call', 'preference')
+      union all
+      select p.country_id, p.match_key, p.bsuid, p.at from unnest(p_people) p
+      union all
+      select p.country_id, p.previous_match_key, p.previous_bsuid, p.at from unnest(p_people) p where p.changed
+    ) n
+    cross join lateral (
+      select h.contact_id from whatsapp_internal.holder_of_number(n.country_id, n.match_key, n.at) h
+      union all
+      select h.contact_id from whatsapp_internal.holder_of_bsuid(n.country_id, n.bsuid) h
+    ) h
+    union all
+    select i ->> 'country_id', m.contact_id
+    from unnest(p_events) i
+    cross join lateral (
+      (select m.contact_id from whatsapp.messages m
+       where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1)
+      union all
+      (select m.contact_id from whatsapp.messages m
+       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid' limit 1)
+    ) m
+    where i ->> 'kind' = 'status' and (i -> 'error' ->> 'effect' <> 'none' or i ->> 'window_until' is not null)
+  ) p;
 end
 $$;
 

@@ -19,6 +19,29 @@
 --
 -- Locks: events, messages, queue, contacts and so on, in the one order of …_tables.sql; the throttle row last and shortest.
 
+-- Free entry points, of which statuses tell. Apart from apply_statuses, for conversations come after people in the lock order.
+create function whatsapp_internal.open_entry_points(p_events jsonb[]) returns void
+language sql volatile set search_path = ''
+as $$
+  update whatsapp.conversations v
+  set entry_point_until = greatest(v.entry_point_until, w.until)
+  from (
+    select i ->> 'country_id' as country_id, m.account_id, m.contact_id, max(to_timestamp((i ->> 'window_until')::double precision)) as until
+    from unnest(p_events) i
+    cross join lateral (
+      (select m.account_id, m.contact_id from whatsapp.messages m
+       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.message_id = (i ->> 'message_id')::uuid limit 1)
+      union all
+      (select m.account_id, m.contact_id from whatsapp.messages m
+       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid' limit 1)
+      limit 1
+    ) m
+    where i ->> 'window_until' is not null
+    group by 1, 2, 3 order by 1, 2, 3
+  ) w
+  where v.country_id = w.country_id and v.account_id = w.account_id and v.contact_id = w.contact_id
+$$;
+
 -- Moves messages by statuses. Each event must be new. Statuses of one message are folded into one update of it. Answers what Meta's errors among
 -- them mean beyond their messages, for apply_effects: its rows come later in the lock order. Only what we sent has a status: one that names an
 -- inbound message moves nothing.
@@ -33,10 +56,9 @@ begin
   end if;
   with facts as materialized (
     select e.country_id, coalesce(by_id.message_id, by_wamid.message_id) as message_id, e.account_id, e.wamid, e.state,
-      whatsapp_internal.event_time(e.at) as at, e.error, e.price, e.window_until
+      whatsapp_internal.event_time(e.at) as at, e.error, e.price
     from (select r.* from unnest(p_events) i, jsonb_to_record(i) as r (
-        country_id text, account_id text, message_id uuid, wamid text, state text, at double precision, error jsonb, price jsonb,
-        window_until double precision)) e
+        country_id text, account_id text, message_id uuid, wamid text, state text, at double precision, error jsonb, price jsonb)) e
     left join whatsapp.messages by_id
       on by_id.country_id = e.country_id and by_id.message_id = e.message_id and by_id.account_id = e.account_id
         and by_id.direction = 'outbound'
@@ -102,17 +124,6 @@ begin
     using moved m
     where q.country_id = m.country_id and q.message_id = m.message_id
       and (q.lease_id is null or q.unknown_until is not null)
-  ),
-  entry as (
-    update whatsapp.conversations v
-    set entry_point_until = greatest(v.entry_point_until, w.until)
-    from (
-      select m.country_id, m.account_id, m.contact_id, max(to_timestamp(f.window_until)) as until
-      from moved m join facts f on f.country_id = m.country_id and f.message_id = m.message_id
-      where f.window_until is not null
-      group by 1, 2, 3
-    ) w
-    where v.country_id = w.country_id and v.account_id = w.account_id and v.contact_id = w.contact_id
   )
   select array_agg(row(
       m.country_id, m.message_id, null, 'rejected', null, null, null, (e ->> 'code')::integer, e ->> 'title', null,
@@ -434,9 +445,13 @@ declare
   v_new jsonb[];
   v_people whatsapp_internal.person[];
   v_statuses jsonb[];
+  v_parked jsonb[];
   v_inbound jsonb[];
   v_effects whatsapp_internal.result[];
+  v_alone boolean := whatsapp_internal.makes_people(whatsapp_internal.people_of(p_events));
 begin
+  perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_events) i), v_alone);
+
   with arrived as materialized (
     select distinct on (country_id, event_key)
       case when a.account_id is null then 'ZZ' else i ->> 'country_id' end as country_id, (i ->> 'key')::uuid as event_key,
@@ -478,21 +493,29 @@ begin
   -- A status tells who somebody is whether or not its message is known yet.
   v_people := whatsapp_internal.people_of(array(
     select i from unnest(p_events) i where (i ->> 'key')::uuid = any (v_keys) or (i ->> 'key')::uuid = any (v_parked_keys)));
-  perform whatsapp_internal.lock_people(v_people, v_statuses);
+  if not v_alone and whatsapp_internal.makes_people(v_people) then
+    raise exception 'somebody else has just written one of these people' using errcode = 'serialization_failure';
+  end if;
+  perform whatsapp_internal.lock_people(v_people, v_new);
   if cardinality(v_statuses) > 0 then
     v_effects := whatsapp_internal.apply_statuses(v_statuses);
     -- A status that names our id may be the first to tell the wamid, under which others wait.
-    v_effects := v_effects || whatsapp_internal.apply_statuses(whatsapp_internal.take_parked(
+    v_parked := whatsapp_internal.take_parked(
       array(select i ->> 'country_id' from unnest(v_statuses) i where i ->> 'message_id' is not null),
       array(select i ->> 'account_id' from unnest(v_statuses) i where i ->> 'message_id' is not null),
-      array(select i ->> 'wamid' from unnest(v_statuses) i where i ->> 'message_id' is not null)));
+      array(select i ->> 'wamid' from unnest(v_statuses) i where i ->> 'message_id' is not null));
+    v_effects := v_effects || whatsapp_internal.apply_statuses(v_parked);
+    v_statuses := v_statuses || v_parked;
   end if;
   v_inbound := array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference'));
   if cardinality(v_inbound) > 0 then
     v_inbound := whatsapp_internal.apply_repeats(v_inbound);
   end if;
-  perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
+  perform whatsapp_internal.hold_people(v_people, v_new);
   perform whatsapp_internal.meet_contacts(v_people);
+  if exists (select from unnest(v_statuses) i where i ->> 'window_until' is not null) then
+    perform whatsapp_internal.open_entry_points(v_statuses);
+  end if;
   if cardinality(v_inbound) > 0 then
     perform whatsapp_internal.apply_inbound(v_inbound);
   end if;

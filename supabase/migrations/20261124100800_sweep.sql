@@ -251,6 +251,7 @@ begin
   select whatsapp_internal.take_parked(array_agg(d.country_id), array_agg(d.account_id), array_agg(d.wamid)) into v_events
   from unnest(v_due) d;
   v_effects := whatsapp_internal.apply_statuses(v_events);
+  perform whatsapp_internal.open_entry_points(v_events);
   if v_effects is not null then
     perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
     perform whatsapp_internal.apply_effects(v_effects);

@@ -294,6 +294,7 @@ begin
   if not found then
     return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
   end if;
+  perform whatsapp_internal.hold_countries(array[p_country], false);
   v_answer := whatsapp_internal.answer_of_key(p_country, p_key, p_fingerprint);
   if v_answer is not null then
     return v_answer;

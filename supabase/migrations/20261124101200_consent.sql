@@ -205,6 +205,17 @@ begin
       when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
     end as code
   ) v;
+  perform whatsapp_internal.hold_countries(array[p_country], false);
+  perform whatsapp_internal.hold_contacts(array_agg(p_country), array_agg(known.contact_id))
+  from unnest(v_drafts) d
+  cross join lateral (
+    (select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = d.match_key limit 1)
+    union all
+    select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, d.bsuid) h
+    union all
+    (select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = d.contact_id limit 1)
+  ) known
+  where d.status is null;
   v_drafts := whatsapp_internal.find_contacts(v_drafts);
 
   select array_agg(row(
