@@ -18,9 +18,9 @@ async def control(request: Mapping[str, Any], actor: str | None, settings: Setti
     fields.only(request, _FIELDS)
     country_id, account_id = fields.country(request), fields.account(request)
     action = request.get("action")
-    if action not in _ACTIONS:
+    if not isinstance(action, str) or action not in _ACTIONS:
         raise refuse("invalid_field", field="action", reason="it must be pause or resume")
-    answer = await store.shared(settings).control_account(country_id, account_id, str(action), actor)
+    answer = await store.shared(settings).control_account(country_id, account_id, action, actor)
     # The answer's own `code` is Meta's; a refusal comes with the field it is about.
     if "field" in answer:
         raise refuse(answer["code"], field=answer["field"])

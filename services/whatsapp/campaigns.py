@@ -144,10 +144,10 @@ async def control(
 ) -> dict[str, Any]:
     """Start a draft, pause, resume or cancel, from the next claim on. Answers the campaign's progress."""
     country = fields.country({"country_id": country_id})
-    if action not in _ACTIONS:
+    if not isinstance(action, str) or action not in _ACTIONS:
         raise refuse("invalid_field", field="action", reason="it must be start, pause, resume or cancel")
     answer = await store.shared(settings).control_campaign(
-        country, fields.uuid(campaign_id, "campaign_id"), str(action), actor
+        country, fields.uuid(campaign_id, "campaign_id"), action, actor
     )
     if "code" in answer:
         raise refuse(answer["code"], field=answer["field"])

@@ -236,9 +236,9 @@ class Store:
         return await self._read(query.order("message_id").limit(limit), "messages", token)
 
     async def has_key(self, country_id: str, key: str) -> bool:
-        """Whether this Idempotency-Key has been used."""
-        query = self._server.from_("idempotency_keys").select("key").eq("country_id", country_id).eq("key", key)
-        return bool(await self._read(query, "idempotency_keys"))
+        """Whether this Idempotency-Key of `send` has been used."""
+        query = self._server.from_("idempotency_keys").select("key").eq("country_id", country_id)
+        return bool(await self._read(query.eq("scope", "send").eq("key", key), "idempotency_keys"))
 
     async def roles_of(self, user_id: str) -> dict[str, str]:
         """The user's role by country."""

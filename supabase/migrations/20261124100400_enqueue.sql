@@ -158,7 +158,7 @@ as $$
       case when k.key is null then d.field when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
     )::whatsapp_internal.draft order by d.n)
   from unnest(p_drafts) d
-  left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.key = d.key
+  left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key
   left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
 $$;
 

@@ -289,8 +289,8 @@ begin
   ),
   keys as (
     delete from whatsapp.idempotency_keys k
-    where (k.country_id, k.key) in (
-      select country_id, key from whatsapp.idempotency_keys where created_at < now() - interval '7 days'
+    where (k.country_id, k.scope, k.key) in (
+      select country_id, scope, key from whatsapp.idempotency_keys where created_at < now() - interval '7 days'
       order by created_at limit p_limit for update skip locked)
     returning 1
   )

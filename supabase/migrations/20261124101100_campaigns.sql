@@ -189,10 +189,10 @@ begin
         when v_in.account_id is null then 'no_default_account' else 'no_such_account' end);
     end if;
 
-    insert into whatsapp.idempotency_keys (country_id, key, fingerprint, answer)
-    values (v_in.country_id, v_in.key, v_in.fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
+    insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint, answer)
+    values (v_in.country_id, 'campaign', v_in.key, v_in.fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
     on conflict do nothing;
-    select * into v_key from whatsapp.idempotency_keys k where k.country_id = v_in.country_id and k.key = v_in.key;
+    select * into v_key from whatsapp.idempotency_keys k where k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
     if v_key.fingerprint <> v_in.fingerprint or v_key.answer is null then
       return jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key');
     end if;
@@ -219,7 +219,8 @@ begin
   end;
   if v_code is not null then
     -- Nothing was made: the key may be used again.
-    delete from whatsapp.idempotency_keys k where v_campaign.campaign_id is null and k.country_id = v_in.country_id and k.key = v_in.key;
+    delete from whatsapp.idempotency_keys k
+    where v_campaign.campaign_id is null and k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
     return jsonb_build_object('code', v_code, 'field', case when v_code like 'account%' then 'account' else 'template' end);
   end if;
 
@@ -243,17 +244,18 @@ $$;
 
 -- A key of a bulk call: null if it is new and taken now, else what it was answered, or that it was used for something else. Of two calls with one
 -- key the second waits here for the first.
-create function whatsapp_internal.answer_of_key(p_country text, p_key text, p_fingerprint text) returns jsonb
+create function whatsapp_internal.answer_of_key(p_country text, p_scope text, p_key text, p_fingerprint text) returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_key whatsapp.idempotency_keys;
 begin
-  insert into whatsapp.idempotency_keys (country_id, key, fingerprint) values (p_country, p_key, p_fingerprint) on conflict do nothing;
+  insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint) values (p_country, p_scope, p_key, p_fingerprint)
+  on conflict do nothing;
   if found then
     return null;
   end if;
-  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
+  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.scope = p_scope and k.key = p_key;
   return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
     else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
 end
@@ -295,12 +297,12 @@ begin
     return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
   end if;
   perform whatsapp_internal.hold_countries(array[p_country], false);
-  v_answer := whatsapp_internal.answer_of_key(p_country, p_key, p_fingerprint);
+  v_answer := whatsapp_internal.answer_of_key(p_country, 'recipients', p_key, p_fingerprint);
   if v_answer is not null then
     return v_answer;
   end if;
   if v_campaign.state = 'cancelled' then
-    delete from whatsapp.idempotency_keys k where k.country_id = p_country and k.key = p_key;
+    delete from whatsapp.idempotency_keys k where k.country_id = p_country and k.scope = 'recipients' and k.key = p_key;
     return jsonb_build_object('code', 'campaign_over', 'field', 'campaign_id');
   end if;
   -- A first large campaign fills tables that were empty a moment ago, and whoever drains it should plan for that.
@@ -420,7 +422,7 @@ begin
   end if;
 
   v_answer := jsonb_build_object('accepted', v_accepted, 'refused', v_refused);
-  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.key = p_key;
+  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.scope = 'recipients' and k.key = p_key;
   return v_answer;
 exception
   -- Somebody else has just met one of these people, or taken them for the campaign. Tried again, it is seen. That is rare, and letting

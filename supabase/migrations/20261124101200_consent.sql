@@ -185,7 +185,7 @@ begin
     return jsonb_build_object('code', v_code, 'field', 'country_id');
   end if;
 
-  v_answer := whatsapp_internal.answer_of_key(p_country, p_key, p_fingerprint);
+  v_answer := whatsapp_internal.answer_of_key(p_country, 'consents', p_key, p_fingerprint);
   if v_answer is not null then
     return v_answer;
   end if;
@@ -230,7 +230,7 @@ begin
   from unnest(p_rows, v_drafts) as u (item);
   perform whatsapp_internal.add_consents(v_facts);
 
-  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.key = p_key;
+  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.scope = 'consents' and k.key = p_key;
   return v_answer;
 end
 $$;
