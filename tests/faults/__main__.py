@@ -11,10 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.faults import bodies
 from tests.faults.experiment import run
 from tests.faults.report import markdown
 from tests.faults.site import Size
 from tests.local import processes
+from tests.local.stack import running_stack
 
 LATEST = Path(__file__).parent / "results" / "latest.md"
 
@@ -24,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--faults", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=24, help="over which messages and faults are spread")
+    parser.add_argument("--bodies", type=int, default=100_000, help="generated webhook bodies, before the rest")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--functions", type=int, default=2, help="processes of functions")
     parser.add_argument("--drainers", type=int, default=3, help="drainers beside those of the functions")
@@ -32,8 +35,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+async def throw_bodies(number: int, seed: int) -> tuple[dict[str, int], list[str]]:
+    with running_stack(functions_env=bodies.environment()) as stack:
+        return await bodies.throw(stack, list(bodies.generate(number, seed)), again=number // 10)
+
+
 def main() -> int:
     options = arguments()
+    thrown = asyncio.run(throw_bodies(options.bodies, options.seed)) if options.bodies else ({}, [])
     folder = options.keep or Path(tempfile.mkdtemp(prefix="faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     if options.keep is None:
@@ -50,7 +59,8 @@ def main() -> int:
     )
     if options.keep is None:
         shutil.rmtree(folder)
-    text = markdown(done)
+    done.books.broken += thrown[1]
+    text = markdown(done, thrown[0])
     options.into.write_text(text)
     print(text)
     return 1 if done.books.broken else 0

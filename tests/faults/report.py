@@ -27,7 +27,7 @@ def markdown(done: Run, bodies: Mapping[str, int] | None = None) -> str:
         table("Memory, KB when warm and at the end", memory(done)),
         table("Lines in the logs that should not be there", {word: n for word, n in done.noise.items() if n}),
     ]
-    if bodies is not None:
+    if bodies:
         parts.append(table("Generated webhook bodies", bodies))
     return "\n\n".join(parts) + "\n"
 
