@@ -345,10 +345,6 @@ begin
     )) order by n), '[]'::jsonb)
     from unnest(v_drafts)
   );
-exception
-  -- Two of these people have just been joined, and the conversation went with it. Tried again, they are found.
-  when foreign_key_violation then
-    raise exception 'somebody else has just joined two of these people' using errcode = 'serialization_failure';
 end
 $$;
 comment on function whatsapp.enqueue is 'Verb 1 of 5. Judges a batch of messages, writes log and queue, answers a verdict per item. Safe to repeat.';

@@ -720,6 +720,13 @@ begin
   if v_people is null then
     return;
   end if;
+  -- Whoever joins people has their country alone; here that is taken if nobody else is at work in it.
+  if whatsapp_internal.in_question(v_people) is not null and exists (
+    select from (select distinct p.country_id from unnest(v_people) p) c
+    where not pg_try_advisory_xact_lock(hashtextextended('whatsapp.names ' || c.country_id, 0)))
+  then
+    return;
+  end if;
   perform whatsapp_internal.meet_contacts(v_people);
 exception when others then
   raise warning 'what an answer told of a person was not kept: %', sqlerrm;

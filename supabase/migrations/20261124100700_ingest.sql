@@ -208,8 +208,6 @@ create function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
 declare
-  v_countries text[];
-  v_people uuid[];
   v_missed boolean;
 begin
   with inbound as materialized (
@@ -258,21 +256,10 @@ begin
     left join first f on f.n = i.n
     order by f.n is null, i.n
   )
-  select array_agg(country_id), array_agg(contact_id), (select count(*) from first) > (select count(*) from logged)
-  into v_countries, v_people, v_missed from inbound;
+  select (select count(*) from first) > (select count(*) from logged) into v_missed;
   if v_missed then
     -- Another transaction has just logged one of them, perhaps in other words: tried again, it is a repeat.
     raise exception 'a message was logged meanwhile' using errcode = 'serialization_failure';
-  end if;
-
-  -- Joined with another by a batch that ran beside this one: what was just written would belong to nobody. Tried again, they are found.
-  if exists (
-    select from unnest(v_countries, v_people) as p (country_id, contact_id)
-    cross join lateral (
-      select c.merged_into from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = p.contact_id limit 1) c
-    where c.merged_into is not null)
-  then
-    raise exception 'somebody else has just joined two of these people' using errcode = 'serialization_failure';
   end if;
 
   perform whatsapp_internal.hear_consents(p_events);

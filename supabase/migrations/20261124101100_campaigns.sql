@@ -427,7 +427,7 @@ begin
 exception
   -- Somebody else has just met one of these people, or taken them for the campaign. Tried again, it is seen. That is rare, and letting
   -- each insert look for it costs every row.
-  when unique_violation or foreign_key_violation then
+  when unique_violation then
     raise exception 'somebody else has just written one of these people' using errcode = 'serialization_failure';
 end
 $$;

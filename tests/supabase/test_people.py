@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -450,17 +451,24 @@ def test_a_message_is_not_lost_to_a_caller_who_is_just_making_its_sender_known(l
     assert land.count("messages", direction="inbound") == 2
 
 
-def test_what_is_queued_while_two_are_joined_reaches_the_one(land: Land, stack: Stack) -> None:
+@pytest.mark.parametrize("known_by", ["message", "preference"])
+@pytest.mark.parametrize("way", ["send", "bulk"])
+def test_what_is_queued_while_two_are_joined_reaches_the_one(land: Land, stack: Stack, known_by: str, way: str) -> None:
+    """Whether or not there is a conversation already."""
     phone, bsuid = some_phone(), some_bsuid()
     land.ingest(says(land, names(phone), NOW - 60))
-    land.ingest(says(land, names(bsuid=bsuid), NOW - 50))
+    land.ingest(says(land, names(bsuid=bsuid), NOW - 50) | {"kind": known_by, "content": {"value": "resume"}})
+
+    def queue(there: Land) -> object:
+        item = there.template("plain") | {"phone": None, "match_key": None, "bsuid": bsuid}
+        return there.enqueue(item) if way == "send" else campaign(there, {"bsuid": bsuid})
+
     with psycopg.connect(stack.database_url) as other:
         other.execute("select whatsapp.ingest(%s::jsonb[])", ([Jsonb(told(land, names(phone, bsuid), NOW - 40))],))
-        item = land.text(some_phone()) | {"phone": None, "match_key": None, "bsuid": bsuid}
-        sending = _Aside(stack, lambda there: _in(land, there).enqueue(item))
+        sending = _Aside(stack, lambda there: queue(_in(land, there)))
         sending.is_waiting(land)
         other.commit()
-    assert sending.done()[0]["status"] == "accepted"
+    sending.done()
     [message] = messages_of(land.claim())
     assert message["contact_id"] == str(person(land)["contact_id"])
 
@@ -479,6 +487,71 @@ def test_a_wish_recorded_while_two_are_joined_holds_for_the_one(land: Land, stac
         other.commit()
     recording.done()
     assert person(land)["opted_out_at"] is not None
+
+
+def test_people_are_joined_beside_everything_else_without_a_deadlock(land: Land, stack: Stack) -> None:
+    """Two webhooks, a sender and a drainer, all about the same people."""
+    chance = random.Random(20261124)
+    stop_word(land)
+    lives = [life(land, chance) for _ in range(120)]
+    waiting = [event for events, _, _ in lives for event in events]
+    chance.shuffle(waiting)
+    heard = [waiting[n : n + 15] for n in range(0, len(waiting), 15)]
+    told_all = threading.Event()
+
+    def telling(there: Land) -> None:
+        while heard:
+            batch = heard.pop()
+            _again(partial(there.ingest, *batch))
+        told_all.set()
+
+    def sending(there: Land) -> None:
+        while not told_all.is_set():
+            events, _, _ = random.choice(lives)
+            contact = random.choice(events)["contact"]
+            to = (
+                {"phone": f"+{contact['match_key']}"}
+                if contact["match_key"]
+                else {"phone": None, "bsuid": contact["bsuid"]}
+            )
+            item = there.template("plain") | {"match_key": contact["match_key"]} | to
+            _again(partial(there.enqueue, item))
+
+    def draining(there: Land) -> None:
+        while not told_all.is_set():
+            held = messages_of(_again(there.claim))
+            results = [
+                there.outcome(
+                    one, "accepted", wamid=new_wamid(), wa_id=(one["to"] or "")[1:] or None, user_id=one["recipient"]
+                )
+                for one in held
+            ]
+            if results:
+                _again(partial(there.settle, *results))
+
+    def beside(work: Callable[[Land], None]) -> _Aside:
+        return _Aside(stack, lambda there: work(_in(land, there)))
+
+    asides = [beside(work) for work in (telling, telling, sending, draining)]
+    for aside in asides:
+        aside.done()
+
+    # Callers went on to dial numbers that were given up, so there may be more contacts than people.
+    found = {row[name]: row for row in people(land) for name in ("match_key", "bsuid")}
+    for events, held_names, wish in lives:
+        assert len({found[name]["contact_id"] for name in held_names}) == 1, events
+        assert not wish or found[min(held_names)]["opted_out_at"] is not None, events
+    assert _belonging_to_nobody(land) == []
+    land.run("delete from whatsapp.webhook_events where country_id = %s and outcome = 'parked'", land.country_id)
+
+
+def _again(call: Callable[[], Any]) -> Any:
+    """As the store does: what collided with somebody else is tried again. A deadlock is not that."""
+    while True:
+        try:
+            return call()
+        except psycopg.errors.SerializationFailure:
+            continue
 
 
 class _Aside:
