@@ -289,7 +289,9 @@ begin
   set
     lease_id = case when r.outcome = 'unknown' then q.lease_id end,
     leased_until = case when r.outcome = 'unknown' then least(q.leased_until, now()) end,
-    unknown_until = case when r.outcome = 'unknown' then now() + a.unknown_deadline end,
+    -- Looked up here and not joined: with a third table Postgres may begin with the queue, and read all of it for each result if it believes it empty.
+    unknown_until = case when r.outcome = 'unknown' then now() + (
+      select a.unknown_deadline from whatsapp.accounts a where a.country_id = r.country_id and a.account_id = r.account_id) end,
     attempts = case when r.outcome in ('held', 'released') then greatest(q.attempts - 1, 0) else q.attempts end,
     waits = case r.outcome when 'held' then q.waits + 1 when 'retry' then 0 else q.waits end,
     run_at = case
@@ -304,7 +306,6 @@ begin
       else q.run_at
     end
   from unnest(v_results) r
-  join whatsapp.accounts a on a.country_id = r.country_id and a.account_id = r.account_id
   where q.country_id = r.country_id and q.message_id = r.message_id and q.lease_id = r.lease_id
     and r.outcome in ('retry', 'held', 'released', 'unknown');
 

@@ -124,14 +124,15 @@ class Reader:
         message_id, contact_id, ref = database.execute(f"{query} limit 1".encode(), (country_id,)).fetchall()[0]
         self.given = {"country": country_id, "message": message_id, "contact": contact_id, "ref": ref}
 
-    def pages(self, query: str) -> int:
-        def read() -> None:
+    def read(self, query: str) -> None:
+        with self.database.transaction():
             self.database.execute("select set_config('request.jwt.claim.sub', %s, true)", (self.user_id,))
             self.database.execute(f"set local role {self.role}".encode())
             self.database.execute(query.encode(), self.given)
             self.database.execute("reset role")
 
-        return pages(self.database, read)
+    def pages(self, query: str) -> int:
+        return pages(self.database, lambda: self.read(query))
 
 
 @pytest.fixture(scope="module")
