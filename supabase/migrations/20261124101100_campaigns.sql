@@ -613,7 +613,11 @@ as $$
 declare
   v_running uuid[];
 begin
-  update whatsapp.campaigns set state = 'running', state_since = now() where state = 'scheduled' and send_at <= now();
+  -- Somebody may be changing several of them just now, as a template's word does: those come next time, and nobody is waited for.
+  update whatsapp.campaigns c set state = 'running', state_since = now()
+  where (c.country_id, c.campaign_id) in (
+    select d.country_id, d.campaign_id from whatsapp.campaigns d where d.state = 'scheduled' and d.send_at <= now()
+    for no key update skip locked);
 
   -- Locked first and looked at in a statement of its own, so that recipients a call has just added are seen.
   select array_agg(campaign_id) into v_running
@@ -663,7 +667,8 @@ begin
           where q.country_id = old.country_id and q.account_id = old.account_id and q.lane = whatsapp_internal.lane_of_campaign(old.campaign_id)
             and q.lease_id is null and q.unknown_until is null) as failing
       from whatsapp.campaigns old where old.country_id = s.country_id and old.campaign_id = s.campaign_id) f
-    where c.country_id = s.country_id and c.campaign_id = s.campaign_id and s.settled - c.checked_settled >= 200
+    where c.country_id = s.country_id and c.campaign_id = s.campaign_id and c.campaign_id = any (v_running)
+      and s.settled - c.checked_settled >= 200
     returning c.country_id, c.account_id, c.campaign_id, c.state
   )
   update whatsapp.lanes l set paused = true

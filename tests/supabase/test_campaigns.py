@@ -6,7 +6,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.supabase.ground import Land, Row, messages_of, some_phone
+from tests.local.stack import Stack
+from tests.supabase.ground import Land, Row, beside, messages_of, some_phone
 
 OFFER = {"name": "offer", "language": "es", "status": "APPROVED", "category": "MARKETING"}
 PLAIN = {"name": "plain", "language": "es", "status": "APPROVED", "category": "UTILITY"}
@@ -40,6 +41,24 @@ def test_a_single_message_whose_template_is_removed_is_refused(land: Land) -> No
     assert land.claim()["refused"] == 1
     row = land.message(verdict["message_id"])
     assert (row["state"], row["refusal"]) == ("refused", "template_unknown")
+
+
+@pytest.mark.parametrize("now", ["running", "scheduled"])
+def test_sweep_waits_for_no_campaign_that_somebody_is_changing(stack: Stack, land: Land, now: str) -> None:
+    campaign_id = land.campaign(some_phone())["campaign_id"]
+    land.run("update whatsapp.campaigns set state = %s, send_at = now() where campaign_id = %s", now, campaign_id)
+    land.run(
+        "insert into whatsapp.campaign_counts (country_id, campaign_id, key, n) values (%s, %s, 'failed', 300)",
+        *(land.country_id, campaign_id),
+    )
+
+    with psycopg.connect(stack.database_url) as somebody:
+        somebody.execute("select from whatsapp.campaigns where campaign_id = %s for no key update", [campaign_id])
+        with beside(stack, lambda sweep: sweep.execute("select whatsapp.sweep('{campaigns}')").fetchone()) as swept:
+            waited = not swept.done()
+            somebody.rollback()
+
+    assert not waited
 
 
 def sync(land: Land, *templates: Row) -> None:
