@@ -430,12 +430,13 @@ declare
   v_keys uuid[];
   v_parked_keys uuid[];
   v_new jsonb[];
-  v_people whatsapp_internal.person[];
+  -- Nearly always nothing: asked once more only if it is something.
+  v_people whatsapp_internal.person[] := whatsapp_internal.people_of(p_events);
   v_statuses jsonb[];
   v_parked jsonb[];
   v_inbound jsonb[];
   v_effects whatsapp_internal.result[];
-  v_alone boolean := whatsapp_internal.makes_people(whatsapp_internal.people_of(p_events));
+  v_alone boolean := v_people is not null and whatsapp_internal.makes_people(v_people);
 begin
   perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_events) i), v_alone);
 
@@ -478,12 +479,16 @@ begin
 
   v_statuses := array(select i from unnest(v_new) i where i ->> 'kind' = 'status');
   -- A status tells who somebody is whether or not its message is known yet.
-  v_people := whatsapp_internal.people_of(array(
-    select i from unnest(p_events) i where (i ->> 'key')::uuid = any (v_keys) or (i ->> 'key')::uuid = any (v_parked_keys)));
-  if not v_alone and whatsapp_internal.makes_people(v_people) then
+  if v_people is not null then
+    v_people := whatsapp_internal.people_of(array(
+      select i from unnest(p_events) i where (i ->> 'key')::uuid = any (v_keys) or (i ->> 'key')::uuid = any (v_parked_keys)));
+  end if;
+  if not v_alone and v_people is not null and whatsapp_internal.makes_people(v_people) then
     raise exception 'somebody else has just written one of these people' using errcode = 'serialization_failure';
   end if;
-  perform whatsapp_internal.lock_people(v_people, v_new);
+  if v_alone then
+    perform whatsapp_internal.lock_people(v_people, v_new);
+  end if;
   if cardinality(v_statuses) > 0 then
     v_effects := whatsapp_internal.apply_statuses(v_statuses);
     -- A status that names our id may be the first to tell the wamid, under which others wait.
