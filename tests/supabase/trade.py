@@ -162,7 +162,7 @@ class Trade:
                     "row": n,
                     "phone": phone,
                     "match_key": phone[1:],
-                    "what": "opt_out",
+                    "what": "opt_in",
                     "scope": "marketing",
                     "how": "form",
                 }
