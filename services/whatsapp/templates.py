@@ -92,7 +92,7 @@ def row_of(template: dict[str, Any]) -> dict[str, Any] | None:
     contract = contract_of(components, category)
     if not _storable(components):
         components, contract = None, {"unsupported": "its components hold characters that cannot be stored"}
-    quality = template.get("quality_score")
+    quality, reason = template.get("quality_score"), _text(template.get("rejected_reason"))
     return {
         "name": name,
         "language": language.replace("-", "_"),
@@ -102,7 +102,7 @@ def row_of(template: dict[str, Any]) -> dict[str, Any] | None:
         "components": components,
         "contract": contract,
         "quality": _text(quality.get("score")) if isinstance(quality, dict) else None,
-        "reason": _text(template.get("rejected_reason")),
+        "reason": reason if reason != "NONE" else None,
     }
 
 

@@ -202,6 +202,8 @@ def _kind(field: str, value: dict[str, Any], directory: Directory) -> str:
     That a partner was removed moves the account only where the partner is this app. Any other partner's end leaves it
     alone, and so does one that cannot be told: if it was this app, Meta's next answer stops the account anyway.
     """
+    if any(value.get(name) and not isinstance(value[name], list) for name in _LISTS.get(field, ())):
+        return "unparsable"
     if field in _TEMPLATE_FIELDS:
         return "template"
     if field not in _ACCOUNT_FIELDS:

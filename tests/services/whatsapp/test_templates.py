@@ -182,6 +182,12 @@ async def test_odd_words_beside_a_template_are_left_out(meta: Meta, database: ps
     assert database.execute(f"{query} and account_id = 'main'").fetchall() == [("UNKNOWN", None, None, None)]
 
 
+async def test_none_is_no_reason(meta: Meta, database: psycopg.Connection[Any]) -> None:
+    await listing(meta, json.dumps({"data": [GOOD | {"rejected_reason": "NONE"}]}))
+    query = "select reason from whatsapp.templates where country_id = 'MX' and account_id = 'main'"
+    assert database.execute(query).fetchall() == [(None,)]
+
+
 # ── The number ────────────────────────────────────────────────────────────────────────────────────
 
 

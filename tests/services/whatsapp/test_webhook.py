@@ -915,6 +915,19 @@ ROUTED = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize(
+    ("field", "name"), [("messages", "messages"), ("messages", "statuses"), ("user_preferences", "user_preferences")]
+)
+def test_what_should_be_a_list_and_is_none_needs_a_look(field: str, name: str) -> None:
+    metadata = {"phone_number_id": SOUTH.phone_number_id}
+    message = {"from": "5491112345678", "id": "wamid.1", "type": "text", "text": {"body": "hola"}}
+    [event] = parse(one_change({"metadata": metadata, name: {"0": message}}, field), DIRECTORY)
+    assert (event["kind"], event["country_id"], event["account_id"]) == ("unparsable", "AR", "main")
+    assert event["payload"][name] == {"0": message}
+    [nothing] = parse(one_change({"metadata": metadata, name: []}, field), DIRECTORY)
+    assert nothing["kind"] == "ignored"
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ROUTED, st.sampled_from(["messages", "calls", "user_preferences", "account_update", "history"]))
 def test_what_comes_in_with_a_value_is_in_its_events(value: dict[str, Any], field: str) -> None:
