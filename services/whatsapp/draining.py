@@ -6,6 +6,7 @@ Promises kept here:
     the queue.
   * What Meta answered is kept until the database has taken it, however long that takes within this process
     (settling.py). If the process dies, the lease runs out and the message becomes unknown (…_sweep.sql).
+  * Nothing is posted that was not announced before (announcing.py): what a dead process had not announced was not sent.
   * A claim is asked for under one id until it is answered: what may have been leased to us is never left lying about.
   * Sweeping comes after claiming and beside it: however much there is to sweep, and whatever fails in it, messages
     leave.
@@ -16,6 +17,7 @@ Overlapping drainers are safe, in one process or in many: the database hands eac
 
 import asyncio
 import contextlib
+import functools
 import random
 import time
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ from typing import Any
 from uuid import uuid4
 
 from services.whatsapp import graph, log, store
+from services.whatsapp.announcing import Announcing, Lease
 from services.whatsapp.directory import Account
 from services.whatsapp.envelope import graph_body
 from services.whatsapp.graph import POST_TIMEOUT, Answer, Graph
@@ -93,11 +96,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A leased message, its account, the time (of the monotonic clock) after which its POST may not start, and how far
-    slots lie apart."""
+    """A leased message, its account and lease, the time (of the monotonic clock) after which its POST may not start,
+    and how far slots lie apart."""
 
     account: Account
-    lease_id: str
+    lease: Lease
     message: dict[str, Any]
     last_start: float
     step: float
@@ -121,6 +124,7 @@ class Drainer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._settling = Settling(store.settle, self._changed)
+        self._announcing = Announcing(store.announce)
         self._claim_id: str | None = None
         """The claim that is not answered yet."""
         self._perhaps_leased = False
@@ -143,6 +147,7 @@ class Drainer:
         loop = asyncio.get_running_loop()
         ends = time.monotonic() + budget
         flusher = loop.create_task(self._settling.run())
+        announcer = loop.create_task(self._announcing.run())
         sweeper: asyncio.Task[None] | None = None
         try:
             while not self._stopping and time.monotonic() < ends:
@@ -163,6 +168,7 @@ class Drainer:
         finally:
             try:
                 await _end(sweeper)
+                await _end(announcer)
                 await self._finish()
             finally:
                 await _end(flusher)
@@ -214,12 +220,15 @@ class Drainer:
         asked = time.monotonic()
         self._claim_id = self._claim_id or str(uuid4())
         try:
-            claim = await self._store.claim(self._claim_id, self._accounts, limit=limit, lease=LEASE, horizon=HORIZON)
+            claim = await self._store.claim(
+                self._claim_id, self._accounts, limit=limit, lease=LEASE, horizon=HORIZON, ahead=self._announcing.ahead
+            )
         except Unavailable as error:
             self._unclaimed = error
             self._perhaps_leased |= error.perhaps_done
             _log.warning("claim_unanswered", code=error.cause)
             return None
+        self._announcing.learn(time.monotonic() - asked)
         self._claim_id, self._unclaimed, self._perhaps_leased = None, None, False
         self.report.refused += claim["refused"]
         for lease in claim["leases"]:
@@ -238,14 +247,20 @@ class Drainer:
         if account is None:
             raise LookupError("claimed for an account that is not in the directory")
         loop = asyncio.get_running_loop()
-        for message in lease["messages"]:
-            job = Job(account, lease["lease_id"], message, last_start, lease["step_ms"] / 1000)
-            timer = loop.call_later(message["in_ms"] / 1000, self._take_turn, job)
+        now = loop.time()
+        slots = [(message["place"], now + message["in_ms"] / 1000) for message in lease["messages"]]
+        batch = Lease(account.country_id, lease["lease_id"], slots, lease["may_post"])
+        for message, (place, slot) in zip(lease["messages"], slots, strict=True):
+            job = Job(account, batch, message, last_start, lease["step_ms"] / 1000)
+            timer = loop.call_at(slot, batch.when_announced, place, functools.partial(self._take_turn, job))
             self._sleeping[message["message_id"]] = (timer, job)
+        self._announcing.add(batch)
         return len(lease["messages"])
 
     def _take_turn(self, job: Job) -> None:
-        """Its slot has come; if this process was held up, so have others before it."""
+        """Its slot has come and it is announced; if this process was held up, so have others before it."""
+        if job.message["message_id"] not in self._sleeping:
+            return  # released meanwhile
         loop = asyncio.get_running_loop()
         now = loop.time()
         at = self._spacings[job.account.country_id, job.account.account_id].reserve(now, job.step)
@@ -290,7 +305,7 @@ class Drainer:
         result |= {
             "country_id": job.account.country_id,
             "message_id": job.message["message_id"],
-            "lease_id": job.lease_id,
+            "lease_id": job.lease.lease_id,
         }
         self._settling.add(result)
         if self._hungry and self._room() >= self._batch:

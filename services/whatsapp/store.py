@@ -100,9 +100,16 @@ class Store:
         return list(await self._call("enqueue", {"p_items": items}))
 
     async def claim(
-        self, claim_id: str, accounts: Iterable[tuple[str, str]], *, limit: int, lease: float, horizon: float
+        self,
+        claim_id: str,
+        accounts: Iterable[tuple[str, str]],
+        *,
+        limit: int,
+        lease: float,
+        horizon: float,
+        ahead: float,
     ) -> Row:
-        """A batch to post for `accounts`; `lease` and `horizon` in seconds.
+        """A batch to post for `accounts`; `lease`, `horizon` and `ahead` in seconds.
 
         Whoever did not hear the answer asks again with the same `claim_id`, and gets the same batch.
         """
@@ -112,8 +119,13 @@ class Store:
             "p_limit": limit,
             "p_lease": f"{lease} seconds",
             "p_horizon": f"{horizon} seconds",
+            "p_ahead": f"{ahead} seconds",
         }
         return dict(await self._call("claim", arguments))
+
+    async def announce(self, leases: Sequence[Row]) -> list[str]:
+        """Says how many messages of these leases may be posted; answers those of which it may be done."""
+        return list(await self._call("announce", {"p_leases": leases}, attempts=1))
 
     async def settle(self, results: Sequence[Row], attempts: int = _ATTEMPTS) -> Row:
         return dict(await self._call("settle", {"p_results": results}, attempts))

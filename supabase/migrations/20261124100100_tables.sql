@@ -291,11 +291,13 @@ create table whatsapp.leases (
   slot_at timestamptz not null,
   slot_step interval not null,
   message_ids uuid[] not null,
+  may_post integer not null,
   primary key (country_id, lease_id)
 );
 create index leases_by_claim on whatsapp.leases (country_id, claim_id);
 create index leases_by_end on whatsapp.leases (country_id, leased_until);
 comment on table whatsapp.leases is 'One row per claimed batch: a repeated claim gets the same batch, and what a dead drainer held is found without an index on the queue''s lease.';
+comment on column whatsapp.leases.may_post is 'How many of its messages, in the order of their slots, its drainer has said it may post. The rest it never posts before saying so (announce).';
 comment on column whatsapp.leases.claim_id is 'Made by the caller of claim; one claim may hold a lease of several numbers.';
 
 create table whatsapp.throttles (

@@ -6,8 +6,9 @@
 --   p_limit      int      messages at the most, over all numbers
 --   p_lease      interval how long the batch is the caller's; nothing may be posted after it
 --   p_horizon    interval how far ahead slots are handed out
---   returns      jsonb    {"leases": [{"lease_id", "country_id", "account_id", "seconds", "step_ms", "messages": [
---                           {"message_id", "contact_id", "to" | "recipient", "content", "kind", "category", "attempts", "in_ms"}]}],
+--   p_ahead      interval how far ahead of their slots the caller may post without announcing it; null: it announces nothing, and may post all
+--   returns      jsonb    {"leases": [{"lease_id", "country_id", "account_id", "seconds", "step_ms", "may_post", "messages": [
+--                           {"place", "message_id", "contact_id", "to" | "recipient", "content", "kind", "category", "attempts", "in_ms"}]}],
 --                          "refused": n, "next_ms": when it is worth asking again, or null}
 --
 -- Whoever holds a number's throttle row is the only one claiming for it; others skip it and serve other numbers. So ten drainers
@@ -144,9 +145,10 @@ begin
   return (select jsonb_build_object(
     'lease_id', l.lease_id, 'country_id', l.country_id, 'account_id', l.account_id,
     'seconds', greatest(0, extract(epoch from l.leased_until - v_now)), 'step_ms', extract(epoch from l.slot_step) * 1000,
+    'may_post', l.may_post,
     'messages', (
       select coalesce(jsonb_agg(jsonb_build_object(
-        'message_id', m.message_id, 'contact_id', m.contact_id, 'kind', m.kind, 'category', m.category, 'content', m.content,
+        'place', i.n, 'message_id', m.message_id, 'contact_id', m.contact_id, 'kind', m.kind, 'category', m.category, 'content', m.content,
         'attempts', q.attempts, 'waits', q.waits, 'to', coalesce(c.phone, '+' || c.wa_id), 'recipient', c.bsuid,
         'in_ms', greatest(0, round(extract(epoch from l.slot_at + (i.n - 1) * l.slot_step - v_now) * 1000))
       ) order by i.n), '[]'::jsonb)
@@ -167,7 +169,8 @@ $$;
 
 -- Leases the picked messages of one number. Slots start at p_slot and lie p_step apart.
 create function whatsapp_internal.lease(
-  p_claim uuid, p_country text, p_account text, p_ids uuid[], p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval
+  p_claim uuid, p_country text, p_account text, p_ids uuid[], p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval,
+  p_ahead interval
 ) returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
@@ -175,8 +178,10 @@ declare
   v_lease uuid := whatsapp_internal.uuid7();
   v_until timestamptz := p_at + p_lease;
 begin
-  insert into whatsapp.leases (country_id, lease_id, account_id, claim_id, leased_at, leased_until, slot_at, slot_step, message_ids)
-  values (p_country, v_lease, p_account, p_claim, p_at, v_until, p_slot, p_step, p_ids);
+  insert into whatsapp.leases (country_id, lease_id, account_id, claim_id, leased_at, leased_until, slot_at, slot_step, message_ids, may_post)
+  values (
+    p_country, v_lease, p_account, p_claim, p_at, v_until, p_slot, p_step, p_ids, case when p_ahead is null then cardinality(p_ids) else
+      least(greatest(floor(extract(epoch from p_at + p_ahead - p_slot) / extract(epoch from p_step)) + 1, 0), cardinality(p_ids)) end);
 
   with picked as materialized (
     select p_country as country_id, i.message_id from unnest(p_ids) as i (message_id)
@@ -224,7 +229,7 @@ $$;
 --   step          how far apart the slots of the lease lie
 create function whatsapp_internal.claim_account(
   p_claim uuid, p_country text, p_account text, p_limit integer, p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval,
-  p_replies boolean, p_headroom numeric, p_portfolio text, out lease jsonb, out claimed integer, out refused integer, out step interval
+  p_replies boolean, p_headroom numeric, p_portfolio text, p_ahead interval, out lease jsonb, out claimed integer, out refused integer, out step interval
 )
 language plpgsql volatile set search_path = ''
 as $$
@@ -323,7 +328,7 @@ begin
   claimed := cardinality(v_ids);
   if claimed > 0 then
     step := p_step * (1 + p_headroom * (claimed - v_replies) / claimed);
-    lease := whatsapp_internal.lease(p_claim, p_country, p_account, v_ids, p_lease, p_at, p_slot, step);
+    lease := whatsapp_internal.lease(p_claim, p_country, p_account, v_ids, p_lease, p_at, p_slot, step, p_ahead);
     if cardinality(v_counted) > 0 then
       perform whatsapp_internal.count_people(p_portfolio, v_counted, p_at);
     end if;
@@ -332,7 +337,8 @@ end
 $$;
 
 create function whatsapp.claim(
-  p_claim_id uuid, p_accounts text[], p_limit integer default 200, p_lease interval default '60 seconds', p_horizon interval default '1 second'
+  p_claim_id uuid, p_accounts text[], p_limit integer default 200, p_lease interval default '60 seconds', p_horizon interval default '1 second',
+  p_ahead interval default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
@@ -429,7 +435,7 @@ begin
       if v_slots > 0 then
         select * into v_got from whatsapp_internal.claim_account(
           p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, v_left), p_lease, v_at, v_at, v_step, true, 0,
-          v_account.portfolio);
+          v_account.portfolio, p_ahead);
         v_refused := v_refused + v_got.refused;
         if v_got.claimed > 0 then
           v_leases := v_leases || v_got.lease;
@@ -451,7 +457,7 @@ begin
     select * into v_got from whatsapp_internal.claim_account(
       p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, ceil(v_left::numeric / v_account.left_to_serve)::integer), p_lease, v_at,
       v_slot, v_step, coalesce(v_account.templates_paused_until > v_at, false), case when v_talking then 0.1 else 0 end,
-      v_account.portfolio);
+      v_account.portfolio, p_ahead);
     v_refused := v_refused + v_got.refused;
     if v_got.claimed > 0 then
       v_leases := v_leases || v_got.lease;
@@ -482,7 +488,45 @@ end
 $$;
 comment on function whatsapp.claim is 'Verb 2 of 5. Judges again, spends the limits, leases a batch and hands out what to post.';
 
+-- announce: the caller may now post so many messages of its leases, in the order of their slots. What was never announced is certainly unsent
+-- when its drainer dies, and goes back to the queue instead of being unknown.
+--
+--   p_leases   jsonb[]  {country_id, lease_id, may_post}
+--   returns    jsonb    the ids of the leases for which that holds: those that are still the caller's
+create function whatsapp.announce(p_leases jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+  v_held jsonb;
+begin
+  with held as (
+    select l.country_id, l.lease_id, i.may_post
+    from (
+      select r.country_id, r.lease_id, max(r.may_post) as may_post
+      from unnest(p_leases) p, jsonb_to_record(p) as r (country_id text, lease_id uuid, may_post integer)
+      group by 1, 2 order by 1, 2
+    ) i
+    cross join lateral (
+      select l.country_id, l.lease_id from whatsapp.leases l
+      where l.country_id = i.country_id and l.lease_id = i.lease_id and l.leased_until > clock_timestamp()
+      for no key update
+    ) l
+  ),
+  told as (
+    update whatsapp.leases l set may_post = greatest(l.may_post, h.may_post)
+    from held h where l.country_id = h.country_id and l.lease_id = h.lease_id
+    returning l.lease_id
+  )
+  select coalesce(jsonb_agg(lease_id), '[]') into v_held from told;
+  return v_held;
+end
+$$;
+comment on function whatsapp.announce is 'A drainer says how many messages of its leases it may post from now on. Safe to repeat.';
+
 revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
 grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.claim(uuid, text[], integer, interval, interval) from public, anon, authenticated;
-grant execute on function whatsapp.claim(uuid, text[], integer, interval, interval) to service_role;
+revoke all on function whatsapp.claim(uuid, text[], integer, interval, interval, interval) from public, anon, authenticated;
+grant execute on function whatsapp.claim(uuid, text[], integer, interval, interval, interval) to service_role;
+revoke all on function whatsapp.announce(jsonb[]) from public, anon, authenticated;
+grant execute on function whatsapp.announce(jsonb[]) to service_role;

@@ -2,7 +2,8 @@
 -- work. Each job stands by itself: one that fails is undone, named and told to Postgres' log, and stops no other. The drainer calls them one by
 -- one, beside its claims, so that not even a slow one keeps anything waiting.
 --
---   leases       that ran out: what was posted nobody knows. It is unknown, unless a status webhook has already told
+--   leases       that ran out: what was posted nobody knows. It is unknown, unless a status webhook has already told; what its drainer had not
+--                announced goes back to the queue
 --   unknowns     past their deadline: no status came although the account's webhooks are alive after it: proved unsent as well as it can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything else ends as
 --                failed: outcome_unknown, for a person to decide. If the feed is silent, it waits on, a day at the most
 --   accounts     paused until a time that has come are active again; throttled numbers regain their rate
@@ -31,13 +32,13 @@ begin
     delete from whatsapp.leases l
     where (l.country_id, l.lease_id) in (
       select country_id, lease_id from whatsapp.leases where leased_until < now() order by leased_until limit p_limit for update skip locked)
-    returning l.country_id, l.lease_id, l.message_ids
+    returning l.country_id, l.lease_id, l.message_ids, l.may_post
   ),
   left_over as (
-    select q.country_id, q.message_id, q.account_id,
+    select q.country_id, q.message_id, q.account_id, i.n > g.may_post as unsent,
       coalesce(m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at, m.accepted_at) is not null as settled
     from gone g
-    cross join lateral unnest(g.message_ids) as i (message_id)
+    cross join lateral unnest(g.message_ids) with ordinality as i (message_id, n)
     join whatsapp.queue q on q.country_id = g.country_id and q.message_id = i.message_id and q.lease_id = g.lease_id and q.unknown_until is null
     join whatsapp.messages m on m.country_id = q.country_id and m.message_id = q.message_id
     order by q.country_id, q.message_id
@@ -47,20 +48,28 @@ begin
     delete from whatsapp.queue q using left_over o
     where o.settled and q.country_id = o.country_id and q.message_id = o.message_id
   ),
+  -- Its drainer would have said so before posting it.
+  freed as (
+    update whatsapp.queue q set lease_id = null, leased_until = null, attempts = greatest(q.attempts - 1, 0)
+    from left_over o
+    where not o.settled and o.unsent and q.country_id = o.country_id and q.message_id = o.message_id
+  ),
   held as (
     update whatsapp.queue q set unknown_until = now() + a.unknown_deadline
     from left_over o join whatsapp.accounts a on a.country_id = o.country_id and a.account_id = o.account_id
-    where not o.settled and q.country_id = o.country_id and q.message_id = o.message_id
+    where not o.settled and not o.unsent and q.country_id = o.country_id and q.message_id = o.message_id
   ),
   moved as (
-    update whatsapp.messages m set state = 'unknown'
+    update whatsapp.messages m
+    set state = case when o.unsent then 'queued' else 'unknown' end,
+      attempts = case when o.unsent then greatest(m.attempts - 1, 0) else m.attempts end
     from left_over o
     where not o.settled and m.country_id = o.country_id and m.message_id = o.message_id
-    returning m.country_id, m.message_id
+    returning m.country_id, m.message_id, o.unsent
   ),
   told as (
     insert into whatsapp.message_events (country_id, message_id, event, title)
-    select country_id, message_id, 'message_unknown', 'lease_expired' from moved
+    select country_id, message_id, case when unsent then 'message_released' else 'message_unknown' end, 'lease_expired' from moved
   )
   select count(*) into v_unknown from moved;
   return v_unknown;

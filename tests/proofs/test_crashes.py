@@ -99,6 +99,39 @@ async def test_a_killed_drainer_sends_nothing_twice_and_webhooks_settle_what_it_
     assert house.count("queue where account_id = %s", number.account_id) == 0
 
 
+async def test_of_what_a_killed_drainer_held_only_what_it_had_announced_is_unknown(house: House) -> None:
+    number = house.account(messages_per_second=80)
+    message_ids = house.enqueue(number, (some_phone() for _ in range(400)))
+    house.graph.pause_webhooks()
+    returned = (
+        "message_events e join whatsapp.messages m using (country_id, message_id)"
+        " where m.account_id = %s and e.event = 'message_released'"
+    )
+
+    for _ in range(5):  # a drainer may be killed at a moment when it has announced all it holds
+        before = len(house.graph.arrived(number))
+        with house.drain_process(number, lease=4, margin=1) as process:
+            await until(lambda seen=before: len(house.graph.arrived(number)) >= seen + 20)  # type: ignore[misc]
+            process.send_signal(signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
+        await until(
+            lambda: house.count("leases where account_id = %s and leased_until > now()", number.account_id) == 0
+        )
+        house.all("select whatsapp.sweep(array['leases'])")
+        if house.count(returned, number.account_id):
+            break
+
+    assert house.count(returned, number.account_id) > 0
+    posted = {str(arrival.callback_data) for arrival in house.graph.arrived(number)}
+    assert {house.state(one) for one in posted} <= {"accepted", "unknown"}
+    unknown = {one for one in message_ids if house.state(one) == "unknown"}
+    house.graph.pause_webhooks(False)
+    await until(lambda: all(house.state(one) == "read" for one in posted))
+    await house.drain(number, 10)
+    assert {house.arrivals(one) for one in set(message_ids) - unknown} == {1}
+    assert {house.arrivals(one) for one in unknown} <= {0, 1}
+
+
 async def test_a_drainer_that_is_told_to_stop_settles_what_is_in_flight_and_releases_the_rest(house: House) -> None:
     number = house.account(messages_per_second=20)
     message_ids = house.enqueue(number, (some_phone() for _ in range(20)))

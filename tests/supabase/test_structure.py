@@ -9,7 +9,7 @@ from tests.supabase.ground import Land
 
 Database = psycopg.Connection[Any]
 VERBS = {
-    *("enqueue", "claim", "settle", "ingest", "sweep"),
+    *("enqueue", "claim", "announce", "settle", "ingest", "sweep"),
     *("sync_templates", "template_contract", "sync_number"),
     *("open_campaign", "enqueue_campaign", "control_campaign", "campaign_progress", "control_account"),
     *("record_consents", "find_messages"),

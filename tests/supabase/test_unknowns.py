@@ -1,12 +1,14 @@
 """What nobody knows the outcome of: who decides, when, and what is never done."""
 
 import time
+import uuid
 from datetime import timedelta
 from math import ceil
 from typing import Any, ClassVar
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from tests.supabase.ground import Land, Row, messages_of, new_wamid, some_phone
 
@@ -225,6 +227,70 @@ def test_the_lease_of_a_dead_drainer_ends_as_unknown(land: Land) -> None:
     assert land.claim()["leases"] == []
 
 
+def test_what_a_dead_drainer_had_not_announced_goes_back_to_the_queue(database: Database) -> None:
+    land, lease = announced_ahead(database, 20)
+    assert 2 <= lease["may_post"] <= 4  # the slots of the next 0.15 seconds
+    [held] = announce(land, lease["lease_id"], 7)
+    assert held == lease["lease_id"]
+    expire(land)
+
+    land.sweep()
+
+    places = {message["place"]: land.message(message["message_id"]) for message in lease["messages"]}
+    assert {place for place, row in places.items() if row["state"] == "unknown"} == set(range(1, 8))
+    assert {place for place, row in places.items() if row["state"] == "queued"} == set(range(8, 21))
+    assert {row["attempts"] for place, row in places.items() if place > 7} == {0}
+    again = messages_of(land.claim())
+    assert {one["message_id"] for one in again} == {str(places[place]["message_id"]) for place in range(8, 21)}
+    assert {one["attempts"] for one in again} == {1}
+
+
+def test_an_announcement_never_goes_back(database: Database) -> None:
+    land, lease = announced_ahead(database, 20)
+    announce(land, lease["lease_id"], 15)
+
+    announce(land, lease["lease_id"], 5)
+
+    assert land.one("select may_post from whatsapp.leases where country_id = %s", [land.country_id]) == {"may_post": 15}
+
+
+def test_a_lease_that_has_ended_may_not_be_posted_any_further(database: Database) -> None:
+    land, lease = announced_ahead(database, 20)
+    expire(land)
+
+    assert announce(land, lease["lease_id"], 20) == []
+    land.sweep()
+    assert announce(land, lease["lease_id"], 20) == []
+
+
+def test_places_stay_what_they_were_when_a_claim_is_repeated(database: Database) -> None:
+    """Some of its messages may be done meanwhile: the mark counts places, not what is left."""
+    claim_id = uuid.uuid4()
+    land, lease = announced_ahead(database, 20, claim_id)
+    first, second = lease["messages"][:2]
+    land.settle(land.outcome(first | {"lease_id": lease["lease_id"]}, "accepted", wamid=new_wamid()))
+
+    [again] = land.claim(claim_id=claim_id)["leases"]
+
+    assert again["may_post"] == lease["may_post"]
+    assert (again["messages"][0]["message_id"], again["messages"][0]["place"]) == (second["message_id"], 2)
+
+
+def announced_ahead(database: Database, n: int, claim_id: uuid.UUID | None = None) -> tuple[Land, Row]:
+    """A lease of a number of 20 a second, of which its drainer will announce what is more than 0.15 s ahead."""
+    land = Land(database, messages_per_second=20)
+    land.enqueue(*(land.template() for _ in range(n)))
+    claim = "select whatsapp.claim(%s, %s, %s, '60 seconds', '100 seconds', '0.15 seconds') as claimed"
+    [lease] = land.one(claim, [claim_id or uuid.uuid4(), land.accounts, n])["claimed"]["leases"]
+    assert len(lease["messages"]) == n
+    return land, lease
+
+
+def announce(land: Land, lease_id: object, may_post: int) -> list[str]:
+    mark = Jsonb({"country_id": land.country_id, "lease_id": lease_id, "may_post": may_post})
+    return list(land.one("select whatsapp.announce(array[%s]::jsonb[]) as held", [mark])["held"])
+
+
 def test_a_late_acceptance_counts_even_after_the_lease(land: Land) -> None:
     [message] = land.leased(land.template())
     expire(land)
@@ -267,3 +333,4 @@ def test_a_repeated_settle_changes_nothing(land: Land) -> None:
 def expire(land: Land) -> None:
     land.run("update whatsapp.leases set leased_until = now() - interval '1 ms' where country_id = %s", land.country_id)
     land.run("update whatsapp.queue set leased_until = now() - interval '1 ms' where country_id = %s", land.country_id)
+    land.run("update whatsapp.conversations set sending_until = now() where country_id = %s", land.country_id)
