@@ -50,7 +50,7 @@ async def authenticate(request: "Request", settings: Settings, modes: Sequence[s
     does not exist.
     """
     api_key = request.headers.get("apikey", "").strip()
-    _refuse_secret_in_browser(api_key, request.headers.get("user-agent", ""), settings)
+    _refuse_secret_in_browser(api_key, request, settings)
     for mode in modes:
         caller = await _try_mode(mode, request, api_key, settings)
         if caller is not None:
@@ -82,8 +82,9 @@ def _nobody(api_key: str, modes: Sequence[str], settings: Settings) -> RefusalEr
     return refuse("missing_credentials", field="authorization" if "user" in modes else "apikey")
 
 
-def _refuse_secret_in_browser(api_key: str, user_agent: str, settings: Settings) -> None:
-    if "mozilla/" not in user_agent.lower():
+def _refuse_secret_in_browser(api_key: str, request: "Request", settings: Settings) -> None:
+    # A page may call itself what it likes; the Origin of its requests is the browser's own word.
+    if "origin" not in request.headers and "mozilla/" not in request.headers.get("user-agent", "").lower():
         return
     if api_key.startswith("sb_secret_") or _key_name(api_key, settings.secret_keys) is not None:
         raise refuse("invalid_api_key", field="apikey", reason="a secret key was sent by a browser: replace that key")

@@ -95,12 +95,12 @@ class Settings:
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "Settings":
         """The settings that `environ` describes. Reads nothing else. Raises ConfigurationError."""
-        supabase_url = _address(environ, "SUPABASE_URL")
-        public_url = _address(environ, "SUPABASE_PUBLIC_URL", default=supabase_url)
+        development = _switch(environ, "WHATSAPP_DEVELOPMENT", default=False)
+        supabase_url = _supabase_url(environ, "SUPABASE_URL", development)
+        public_url = _supabase_url(environ, "SUPABASE_PUBLIC_URL", development, default=supabase_url)
         secret_keys = _keys(environ, "SUPABASE_SECRET_KEY")
         if not secret_keys:
             raise ConfigurationError("SUPABASE_SECRET_KEYS", "is missing or no JSON object of names and keys")
-        development = _switch(environ, "WHATSAPP_DEVELOPMENT", default=False)
         accounts, problems = read_accounts(environ)
         return cls(
             supabase_url=supabase_url,
@@ -183,6 +183,19 @@ def _address(environ: Mapping[str, str], variable: str, *, default: str | None =
         return default
     _host(value, variable)
     return value
+
+
+def _supabase_url(environ: Mapping[str, str], variable: str, development: bool, *, default: str | None = None) -> str:
+    """Who answers there is told our secret key: https, but on this machine and to a neighbour of its own network, whose
+    name has no dot."""
+    address = _address(environ, variable, default=default)
+    host = _host(address, variable)
+    abroad = host not in _LOOPBACK and ("." in host or ":" in host)
+    if abroad and not development and not address.lower().startswith("https://"):
+        raise ConfigurationError(
+            variable, "must be https: our secret key goes there; WHATSAPP_DEVELOPMENT=true lifts this"
+        )
+    return address
 
 
 def _host(address: str, variable: str) -> str:

@@ -255,8 +255,11 @@ async def test_a_bearer_api_key_is_no_broken_token() -> None:
     assert (await caller_by(headers, "user", "secret")).kind == "secret"
 
 
-async def test_a_secret_key_in_a_browser_is_refused_even_beside_a_user() -> None:
-    headers = {"authorization": f"Bearer {es256_token()}", "apikey": "sb_secret_cron", "user-agent": BROWSER}
+@pytest.mark.parametrize(
+    "browser", [{"user-agent": BROWSER}, {"user-agent": "shop/1", "origin": "https://shop.example"}]
+)
+async def test_a_secret_key_in_a_browser_is_refused_even_beside_a_user(browser: dict[str, str]) -> None:
+    headers = {"authorization": f"Bearer {es256_token()}", "apikey": "sb_secret_cron"} | browser
     assert await code_of(headers, "user", "secret") == "invalid_api_key"
 
 
