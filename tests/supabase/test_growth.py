@@ -186,3 +186,28 @@ def test_events_that_need_a_look_are_found_however_many_do_not(
     reader, _ = readers["service_role"]
 
     assert reader.pages(TO_LOOK_AT) <= 20 + FEW
+
+
+# ── Retention ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_retention_with_nothing_to_remove_reads_nothing_however_much_was_removed_before(
+    land: Land, database: Database
+) -> None:
+    def receive(age: str) -> None:
+        land.run(
+            """insert into whatsapp.webhook_events (country_id, event_key, field, kind, outcome, payload, received_at)
+               select %s, gen_random_uuid(), 'messages', 'status', 'applied', '{}', now() - %s::interval
+               from generate_series(1, %s)""",
+            land.country_id,
+            age,
+            MANY,
+        )
+
+    receive("31 days")
+    land.run("select whatsapp_internal.sweep_old(%s, '30 days')", MANY)
+    # The pages of what was removed are filled again.
+    database.execute("vacuum whatsapp.webhook_events")
+    receive("1 day")
+
+    assert pages(database, lambda: land.run("select whatsapp_internal.sweep_old(500, '30 days')")) < 3 * FEW
