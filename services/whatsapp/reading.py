@@ -4,7 +4,7 @@ A long poll looks again until something changed, together with whoever waits wit
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -71,12 +71,7 @@ def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
 
 
 async def of_country(
-    country_id: str,
-    after: str | None,
-    limit: int,
-    token: str | None,
-    settings: Settings,
-    now: Callable[[], datetime] | None = None,
+    country_id: str, after: str | None, limit: int, token: str | None, settings: Settings
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
 
@@ -86,10 +81,12 @@ async def of_country(
     country_id = fields.country({"country_id": country_id})
     if after is not None:
         after = fields.uuid(after, "after", "invalid_cursor")
-    rows = await store.for_readers(settings).messages_after(country_id, after, limit, token)
+    readers = store.for_readers(settings)
+    # Asked before the page, and of the clock that makes the ids: ours may be minutes off.
+    horizon = _oldest_id(await readers.now() - _SETTLING)
+    rows = await readers.messages_after(country_id, after, limit, token)
     if not rows:
         return [], after
-    horizon = _oldest_id((now or _now)() - _SETTLING)
     return [view(row, settings) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")
 
 
@@ -147,7 +144,3 @@ def _oldest_id(at: datetime) -> str:
     """The smallest UUIDv7 of that moment."""
     millis = int(at.timestamp() * 1000)
     return str(UUID(int=(millis << 80) | (0x7 << 76) | (0x8 << 60)))
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

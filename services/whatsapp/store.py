@@ -12,6 +12,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -246,6 +247,10 @@ class Store:
         if after is not None:
             query = query.gt("message_id", after)
         return await self._read(query.order("message_id").limit(limit), "messages", token)
+
+    async def now(self) -> datetime:
+        """The time by the database's clock, by which message ids are made."""
+        return datetime.fromisoformat((await self._call("clock", {}))["now"])
 
     async def has_key(self, country_id: str, key: str) -> bool:
         """Whether this Idempotency-Key of `send` has been used."""

@@ -62,3 +62,11 @@ $$;
 comment on function whatsapp.find_messages is 'The messages with these ids, of all countries, without their content. What a member may see is read from the table.';
 revoke all on function whatsapp.find_messages(uuid[]) from public, anon, authenticated;
 grant execute on function whatsapp.find_messages(uuid[]) to service_role;
+
+-- The clock by which ids are made.
+create function whatsapp.clock() returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select jsonb_build_object('now', clock_timestamp()) $$;
+comment on function whatsapp.clock is 'The time of this database: its ids begin with it, whatever the clocks of the functions say.';
+revoke all on function whatsapp.clock() from public, anon, authenticated;
+grant execute on function whatsapp.clock() to service_role;

@@ -12,7 +12,7 @@ VERBS = {
     *("enqueue", "claim", "announce", "settle", "ingest", "sweep"),
     *("sync_templates", "template_contract", "sync_number"),
     *("open_campaign", "enqueue_campaign", "control_campaign", "campaign_progress", "control_account"),
-    *("record_consents", "find_messages"),
+    *("record_consents", "find_messages", "clock"),
 }
 READABLE = {
     *("accounts", "contacts", "conversations", "templates", "messages", "message_events", "queue", "lanes", "members"),
