@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--functions", type=int, default=2, help="processes of functions")
     parser.add_argument("--drainers", type=int, default=3, help="drainers beside those of the functions")
-    parser.add_argument("--keep", type=Path, help="a folder for ledgers and logs, kept afterwards")
+    parser.add_argument("--keep", type=Path, help="a new folder for ledgers and logs, kept afterwards")
     parser.add_argument("--into", type=Path, default=LATEST, help="where the result is written")
     return parser.parse_args()
 
@@ -44,8 +44,9 @@ def main() -> int:
     options = arguments()
     thrown = asyncio.run(throw_bodies(options.bodies, options.seed)) if options.bodies else ({}, [])
     folder = options.keep or Path(tempfile.mkdtemp(prefix="faults-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    if options.keep is None:
+    if options.keep is not None:
+        folder.mkdir(parents=True)  # the books of another run would be added to these
+    else:
         processes.remove_folder_at_exit(folder)
     done = asyncio.run(
         run(

@@ -31,6 +31,9 @@ POLICIES = {"main": "requeue_once", "strict": "fail"}
 """The accounts of each country, and what becomes of their messages whose outcome stays unknown."""
 
 
+_GATEWAY_TRIES = 5
+
+
 @dataclass(frozen=True)
 class Size:
     """How many processes there are, and how long the product's spans are here, in seconds."""
@@ -114,17 +117,32 @@ class Site:
     drainers: list[Worker]
     extra: list[Worker] = field(default_factory=list)
     """Drainers beyond the usual ones; they rest until they are called in."""
+    repairs: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever breaks or mends the database or the gateway: one at a time."""
 
     @property
     def workers(self) -> list[Worker]:
         return [*self.functions, *self.drainers, *self.extra]
 
     async def keep_alive(self) -> None:
-        """Start again whatever has ended, for ever: what a host does."""
+        """Start again whatever has ended, for ever: what a host does. Supabase Lite ends by itself, too, where its
+        driver meets a Postgres that is just starting."""
         while True:
             for worker in self.workers:
                 worker.revive()
+            if self.stack.lite.process.process.poll() is not None and not self.repairs.locked():
+                async with self.repairs:
+                    await asyncio.to_thread(self.start_gateway)
             await asyncio.sleep(0.2)
+
+    def start_gateway(self) -> None:
+        """Start Supabase Lite as soon as Postgres is up, again if it ends at once."""
+        for _ in range(_GATEWAY_TRIES - 1):
+            self.stack.postgres.wait_until_up()
+            with contextlib.suppress(RuntimeError):
+                return self.stack.lite.start_again()
+        self.stack.lite.start_again()
+        return None
 
     def wake_everything(self) -> None:
         """Whatever was frozen, killed or resting runs again."""

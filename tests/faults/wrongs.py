@@ -10,9 +10,6 @@ from tests.faults.site import Site, Worker
 
 Wrong = Callable[[Site, Random], Awaitable[None]]
 
-_postgres = asyncio.Lock()
-"""One crash of the database at a time: the next waits until it is up again."""
-
 
 async def inflict(site: Site, fault: Fault) -> None:
     await KINDS[fault.kind](site, Random(fault.seed))
@@ -57,29 +54,30 @@ def _one_of(site: Site, group: str, random: Random) -> Worker:
 
 
 async def crash_postgres(site: Site, random: Random) -> None:
-    async with _postgres:
+    async with site.repairs:
         await asyncio.to_thread(site.stack.postgres.crash)
         await asyncio.sleep(random.uniform(0, 2))
         await asyncio.to_thread(site.stack.postgres.start_again)
 
 
 async def crash_backend(site: Site, random: Random) -> None:
-    async with _postgres:
+    async with site.repairs:
         await asyncio.to_thread(site.stack.postgres.crash_backend)
+        await asyncio.to_thread(site.stack.postgres.wait_until_up)
 
 
 async def stop_postgres_at_once(site: Site, random: Random) -> None:
-    async with _postgres:
+    async with site.repairs:
         await asyncio.to_thread(site.stack.postgres.stop_at_once)
         await asyncio.sleep(random.uniform(0, 2))
         await asyncio.to_thread(site.stack.postgres.start_again)
 
 
 async def kill_gateway(site: Site, random: Random) -> None:
-    async with _postgres:
+    async with site.repairs:
         await asyncio.to_thread(site.stack.lite.crash)
         await asyncio.sleep(random.uniform(0, 2))
-        await asyncio.to_thread(site.stack.lite.start_again)
+        await asyncio.to_thread(site.start_gateway)
 
 
 def _way(mood: str, shortest: float, longest: float) -> Wrong:
@@ -162,7 +160,7 @@ async def webhooks_held_back(site: Site, random: Random) -> None:
 
 async def everything_away(site: Site, random: Random) -> None:
     """Functions, drainers, gateway and database, all at once and for longer than the deadline of unknowns."""
-    async with _postgres:
+    async with site.repairs:
         workers = [*site.functions, *site.drainers]
         for worker in workers:
             worker.rest(signal.SIGKILL)
@@ -171,7 +169,7 @@ async def everything_away(site: Site, random: Random) -> None:
         await asyncio.to_thread(site.stack.postgres.crash)
         await asyncio.sleep(site.size.lease + site.size.deadline * random.uniform(1.1, 1.4))
         await asyncio.to_thread(site.stack.postgres.start_again)
-        await asyncio.to_thread(site.stack.lite.start_again)
+        await asyncio.to_thread(site.start_gateway)
         for worker in workers:
             worker.start()
 
