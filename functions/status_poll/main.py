@@ -42,7 +42,7 @@ async def handle(request: Request) -> Answer:
             return await _of_campaign(request, caller, current)
         if "country_id" in query:
             return await _of_country(request, caller, current)
-    raise refuse("missing_field", field="message_id", reason="give message_id or country_id")
+    raise refuse("missing_field", field="message_id", reason="give message_id, campaign_id or country_id")
 
 
 async def _by_ids(request: Request, caller: Caller, current: Settings) -> Answer:

@@ -254,7 +254,9 @@ class Drainer:
             job = Job(account, batch, message, last_start, lease["step_ms"] / 1000)
             timer = loop.call_at(slot, batch.when_announced, place, functools.partial(self._take_turn, job))
             self._sleeping[message["message_id"]] = (timer, job)
-        self._announcing.add(batch)
+        if not batch.is_announced:
+            self._announcing.add(batch)
+            loop.call_later(max(0.0, last_start - time.monotonic()), self._release_sleeping, batch)
         return len(lease["messages"])
 
     def _take_turn(self, job: Job) -> None:
@@ -349,11 +351,13 @@ class Drainer:
         except Exception as error:
             _log.error("claim_broke", error=error)
 
-    def _release_sleeping(self) -> None:
-        for timer, job in self._sleeping.values():
-            timer.cancel()
-            self._record(job, {"outcome": "released"})
-        self._sleeping.clear()
+    def _release_sleeping(self, lease: Lease | None = None) -> None:
+        """What sleeps, or what of a lease does: it may not be posted any more."""
+        for message_id, (timer, job) in tuple(self._sleeping.items()):
+            if lease in (None, job.lease):
+                timer.cancel()
+                del self._sleeping[message_id]
+                self._record(job, {"outcome": "released"})
 
     async def _sweep_regularly(self, ends: float) -> None:
         """Round after round, until cancelled. In a round each job has a turn; those that have more to do, another."""

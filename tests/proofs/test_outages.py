@@ -129,6 +129,29 @@ async def test_what_a_lost_claim_had_leased_is_released_at_the_end(house: House,
     assert sorted(str(each.callback_data) for each in house.graph.arrived(number)) == sorted(message_ids)
 
 
+async def test_what_cannot_be_announced_in_time_is_released(
+    house: House, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = house.account(messages_per_second=20)
+    message_ids = house.enqueue(number, (some_phone() for _ in range(30)))
+    # A lease after whose first second no POST may begin.
+    monkeypatch.setattr(draining, "LEASE", draining._MARGIN + 1)
+    front.fail("/rpc/announce", 503)
+
+    run = asyncio.create_task(house.drain(number, 15, SUPABASE_URL=front.url))
+    await until(lambda: any(each["outcome"] == "released" for each in settled(front)))
+    assert not run.done()
+    front.heal()
+    await run
+    await house.drain(number)
+
+    assert sorted(str(each.callback_data) for each in house.graph.arrived(number)) == sorted(message_ids)
+
+
+def settled(front: Front) -> list[Any]:
+    return [each for body in front.asked("/rpc/settle") for each in body["p_results"]]
+
+
 async def test_a_claim_that_never_reached_anybody_does_not_prolong_the_run(house: House) -> None:
     number = house.account()
     began = asyncio.get_running_loop().time()
