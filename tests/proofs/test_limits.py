@@ -383,7 +383,6 @@ def sooner(house: House, number: Number, seconds: int) -> None:
 
 async def test_nobody_gets_marketing_for_a_day_after_meta_held_it_back(house: House) -> None:
     number, person = house.account(), some_phone()
-    await house.open_window(number, person)
     house.graph.fail_later(1, code=131049, number=number, to=person)
     [held_back, waiting] = house.enqueue(number, [person, person], OFFER)
     house.run("update whatsapp.queue set run_at = now() + interval '1 hour' where message_id = %s", waiting)
@@ -394,7 +393,7 @@ async def test_nobody_gets_marketing_for_a_day_after_meta_held_it_back(house: Ho
     assert house.count(where, person, day - timedelta(minutes=1), day) == 1
 
     house.run("update whatsapp.queue set run_at = now() where message_id = %s", waiting)
-    go = house.enqueue(number, [person], TEXT) + house.enqueue(number, [person], PLAIN)
+    go = house.enqueue(number, [person], PLAIN)
     go += house.enqueue(number, people(3), OFFER)
     await drain_until_empty(house, number)
     arrived = {arrival.callback_data for arrival in house.graph.arrived(number)}
@@ -402,7 +401,15 @@ async def test_nobody_gets_marketing_for_a_day_after_meta_held_it_back(house: Ho
     assert (house.state(waiting), house.message(waiting)["refusal"]) == ("refused", "contact_cooling")
     check_refusal(await house.post(person, OFFER, account=number.account_id), 409, "contact_cooling")
 
+    # What Meta limits is marketing out of the blue: who writes may be answered with it.
+    await house.open_window(number, person)
+    answers = house.enqueue(number, [person], TEXT) + house.enqueue(number, [person], OFFER)
+    await drain_until_empty(house, number)
+    assert [house.arrivals(each) for each in answers] == [1, 1]
+
     # The day after.
+    closed = "update whatsapp.conversations set window_until = now() where account_id = %s"
+    house.run(closed, number.account_id)
     house.run("update whatsapp.contacts set marketing_cooled_until = now() where phone = %s", person)
     [again] = house.enqueue(number, [person], OFFER)
     await drain_until_empty(house, number)
