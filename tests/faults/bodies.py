@@ -39,6 +39,7 @@ ODD: tuple[Json, ...] = (
     "'; drop table whatsapp.messages; --", "\u202e", "{}",
 )  # fmt: skip
 _AT_ONCE = 16
+_TRIES = 6
 _PEOPLE = 200
 _SNAPSHOT = (
     "select count(*), md5(string_agg(md5(t::text), '' order by t::text)) from whatsapp.{table} t",
@@ -201,11 +202,24 @@ async def _post(stack: Stack, bodies: Sequence[bytes]) -> Counter[int]:
             for body in waiting:
                 signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
                 headers = {"x-hub-signature-256": f"sha256={signature}", "content-type": "application/json"}
-                answer = await http.post("/webhook", content=body, headers=headers)
-                statuses[answer.status_code] += 1
+                statuses[await _deliver(http, body, headers)] += 1
 
         await asyncio.gather(*(deliver() for _ in range(_AT_ONCE)))
     return statuses
+
+
+async def _deliver(http: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> int:
+    """As Meta does: what was refused for want of room, or cut off, comes again. What always fails is told."""
+    status = 0
+    for again in range(_TRIES):
+        await asyncio.sleep(again)
+        try:
+            status = (await http.post("/webhook", content=body, headers=headers)).status_code
+        except httpx.TransportError:
+            continue
+        if status != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+    return status
 
 
 def _missing(stack: Stack, bodies: Sequence[bytes]) -> tuple[list[str], int]:

@@ -20,6 +20,7 @@ Row = dict[str, Any]
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TAKEN = {"MX", "CO", "AR", "ZZ"}
 """Countries of other tests, and the one of events nobody can be routed to."""
+_numbers = itertools.count(secrets.randbelow(5 * 10**9))
 _codes = (code for a, b in itertools.product(_LETTERS, _LETTERS) if (code := a + b) not in _TAKEN)
 
 TEMPLATES = {"plain": "UTILITY", "offer": "MARKETING"}
@@ -234,7 +235,8 @@ def messages_of(claimed: Row) -> list[Row]:
 
 
 def some_phone() -> str:
-    return f"+99{secrets.randbelow(10**10):010}"
+    """Somebody new: of hundreds of thousands drawn by chance two would be one."""
+    return f"+99{next(_numbers):010}"
 
 
 def new_wamid() -> str:
