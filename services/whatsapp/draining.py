@@ -261,8 +261,9 @@ class Drainer:
 
     def _take_turn(self, job: Job) -> None:
         """Its slot has come and it is announced; if this process was held up, so have others before it."""
-        if job.message["message_id"] not in self._sleeping:
-            return  # released meanwhile
+        sleeping = self._sleeping.get(job.message["message_id"])
+        if sleeping is None or sleeping[1] is not job:
+            return  # released meanwhile, and perhaps claimed again under another lease
         loop = asyncio.get_running_loop()
         now = loop.time()
         at = self._spacings[job.account.country_id, job.account.account_id].reserve(now, job.step)
