@@ -394,7 +394,7 @@ begin
           cross join lateral (
             select q.run_at from whatsapp.queue q
             where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
-          and q.unknown_until is null
+              and q.unknown_until is null
             order by q.run_at limit 1
           ) head
           where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)

@@ -112,16 +112,21 @@ class Land:
 
     def campaign(self, *phones: str) -> Row:
         """A running campaign of the template `offer` to these people: its `campaign_id`, and what became of them."""
-        opened = {"country_id": self.country_id, "name": "spring", "template_name": "offer", "template_language": "es"}
-        opening = Jsonb(opened | {"key": str(uuid.uuid4()), "fingerprint": "f"})
-        [campaign] = self.all("select whatsapp.open_campaign(array[%s]::jsonb[]) ->> 'campaign_id' as id", [opening])
+        campaign_id = self.open_campaign()
         rows = list(range(len(phones))), list(phones), [phone[1:] for phone in phones]
         row = self.one(
             "select whatsapp.enqueue_campaign("
             "%s, %s, %s, 'f', %s::int[], %s::text[], %s::text[], '{}', '{}', '{}', '{}') as answer",
-            (self.country_id, campaign["id"], str(uuid.uuid4()), *rows),
+            (self.country_id, campaign_id, str(uuid.uuid4()), *rows),
         )
-        return {"campaign_id": campaign["id"], **row["answer"]}
+        return {"campaign_id": campaign_id, **row["answer"]}
+
+    def open_campaign(self, account: str | None = None) -> str:
+        """A running campaign of the template `offer` to nobody yet, by default of the country's default account."""
+        opening = {"country_id": self.country_id, "name": "spring", "template_name": "offer", "template_language": "es"}
+        opening |= {"key": str(uuid.uuid4()), "fingerprint": "f"} | ({"account_id": account} if account else {})
+        opened = self.one("select whatsapp.open_campaign(array[%s]::jsonb[]) as answer", [Jsonb(opening)])["answer"]
+        return str(opened["campaign_id"])
 
     def outcome(self, message: Mapping[str, object], outcome: str, **more: object) -> Row:
         """A result for settle."""

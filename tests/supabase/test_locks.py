@@ -61,23 +61,10 @@ class Crowd:
         self.phones = [some_phone() for _ in range(10)]
         # A number's first messages make its lanes.
         self.land.enqueue(*(self.land.template(name, account_id=account) for name in TEMPLATES for account in ACCOUNTS))
-        self.campaigns = [self._campaign(account) for account in ("main", "main", "other")]
+        self.campaigns = [self.land.open_campaign(account) for account in ("main", "main", "other")]
         self.leased: deque[Row] = deque(maxlen=200)
         self.sent: deque[Row] = deque(maxlen=30)
         """Messages that Meta has, whether we have settled them or not."""
-
-    def _campaign(self, account: str) -> str:
-        opening = {
-            "country_id": self.country,
-            "account_id": account,
-            "name": "spring",
-            "template_name": "offer",
-            "template_language": "es",
-            "key": str(uuid.uuid4()),
-            "fingerprint": "same",
-        }
-        opened = self.land.one("select whatsapp.open_campaign(array[%s]::jsonb[]) as c", (Jsonb(opening),))["c"]
-        return str(opened["campaign_id"])
 
 
 class Worker:

@@ -28,21 +28,8 @@ class Trade:
             (self.land.country_id,),
         )
         self.phones = itertools.cycle([row["phone"] for row in people])
-        self.campaign = self._campaign()
+        self.campaign = self.land.open_campaign()
         self.queue(stock.messages // 10)
-
-    def _campaign(self) -> str:
-        opening = {
-            "country_id": self.land.country_id,
-            "account_id": "main",
-            "name": "spring",
-            "template_name": "offer",
-            "template_language": "es",
-            "key": str(uuid.uuid4()),
-            "fingerprint": "same",
-        }
-        opened = self.land.one("select whatsapp.open_campaign(array[%s]::jsonb[]) as c", (Jsonb(opening),))["c"]
-        return str(opened["campaign_id"])
 
     def queue(self, many: int) -> None:
         """A campaign that waits, as a past of its own: paused, so that other messages are claimed."""
@@ -150,7 +137,7 @@ class Trade:
         return self.land.sweep
 
     def a_chunk_of_a_campaign(self) -> Callable[[], object]:
-        self.campaign = self._campaign()
+        self.campaign = self.land.open_campaign()
         self._pause()
         phones = [*self.known(), *(some_phone() for _ in range(BATCH))]
         return lambda: self._chunk(phones)
