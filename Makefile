@@ -33,7 +33,7 @@ faults: $(READY) ## the experiment: 200,000 messages under 500 real faults, and 
 dev: $(READY) ## start the local stack and leave it running
 	@$(RUN) -m tests.local.dev
 
-check: $(READY) ## format, lint, types and the walls between the rooms
+check: $(READY) ## format, lint, types and the walls between the modules
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy

@@ -1,1 +1,1 @@
-"""The doors: one folder a function, each a thin handler over `services.whatsapp`."""
+"""One folder a function, each a thin handler over `services.whatsapp`."""

@@ -1,4 +1,4 @@
-"""All doors behind one ASGI app, at /functions/v1/<name> and /<name>. Each folder also has an `app` of its own."""
+"""All functions behind one ASGI app, at /functions/v1/<name> and /<name>. Each folder also has an `app` of its own."""
 
 from functions._shared.app import together
 from functions.accounts.main import app as accounts

@@ -1,1 +1,1 @@
-"""The rooms of the house: all thinking happens here, the doors in `functions/` only call it."""
+"""All thinking happens here; `functions/` only call it."""

@@ -1,4 +1,4 @@
-"""The documentation is true to the code: variables, open ends, doors, tables, states, error codes, commands, links."""
+"""The documentation is true to the code: variables, open ends, tables, states, error codes, commands, links."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.whatsapp.meta_errors import TABLE, Disposition, Effect, lookup
+from services.whatsapp.meta.errors import TABLE, Disposition, Effect, lookup
 from services.whatsapp.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -88,16 +88,16 @@ def test_every_documented_todo_is_in_the_code() -> None:
 
 
 def test_readme_names_every_door() -> None:
-    doors = sorted(path.parent for path in (ROOT / "functions").glob("*/main.py"))
-    assert doors
+    functions = sorted(path.parent for path in (ROOT / "functions").glob("*/main.py"))
+    assert functions
     text = README.read_text(encoding="utf-8")
-    missing = [door.name for door in doors if f"`functions/{door.name}`" not in text]
+    missing = [function.name for function in functions if f"`functions/{function.name}`" not in text]
     assert not missing
 
 
 def test_whatsapp_describes_every_door() -> None:
-    doors = {path.parent.name.replace("_", "-") for path in (ROOT / "functions").glob("*/main.py")}
-    assert doors <= set(re.findall(r"^### (.+)$", WHATSAPP.read_text(encoding="utf-8"), re.MULTILINE))
+    functions = {path.parent.name.replace("_", "-") for path in (ROOT / "functions").glob("*/main.py")}
+    assert functions <= set(re.findall(r"^### (.+)$", WHATSAPP.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_architecture_names_every_table() -> None:

@@ -1,1 +1,1 @@
-"""What the doors share: auth, CORS, problem answers, request limits. Nothing here is a door."""
+"""What the functions share: auth, CORS, problem answers, request limits. Nothing here is called from outside."""

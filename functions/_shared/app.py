@@ -1,4 +1,4 @@
-"""A door: one function behind the addresses it is known by, with CORS and problem answers around it."""
+"""A function behind the addresses it is known by, with CORS and problem answers around it."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ Handler = Callable[["Request"], Awaitable[ASGIApp]]
 """Takes a Starlette Request and returns an answer: an `Answer`, a Starlette Response, any ASGI app."""
 Stop = Callable[[], Awaitable[object]]
 
-_log = log.get("door")
+_log = log.get("function")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """An ASGI app: a function, or several `together`. `on_stop` is awaited when the server shuts down."""
+class Function:
+    """An ASGI app: one function, or several `together`. `on_stop` is awaited when the server shuts down."""
 
     name: str
     http: ASGIApp
@@ -47,7 +47,9 @@ class Door:
             await send({"type": "websocket.close", "code": 1000})
 
 
-def door(name: str, routes: Mapping[str, Handler | Raw], *, cors: bool = True, on_stop: Iterable[Stop] = ()) -> Door:
+def function(
+    name: str, routes: Mapping[str, Handler | Raw], *, cors: bool = True, on_stop: Iterable[Stop] = ()
+) -> Function:
     """The function `name`, served at /functions/v1/<name>, at /<name> and, standing alone, at /.
 
     `routes` maps methods to handlers; any other method is refused with our error body. Switch `cors` off
@@ -71,24 +73,24 @@ def door(name: str, routes: Mapping[str, Handler | Raw], *, cors: bool = True, o
             await endpoint(scope, receive, send)
 
     app = with_problems(dispatch, name)
-    return Door(name, with_cors(app) if cors else app, tuple(on_stop))
+    return Function(name, with_cors(app) if cors else app, tuple(on_stop))
 
 
-def together(doors: Iterable[Door]) -> Door:
-    """All `doors` behind one app, each at its own two addresses; anything else is refused as `not_found`."""
-    doors = tuple(doors)
-    by_path = {path: each.http for each in doors for path in (f"/{each.name}", f"/functions/v1/{each.name}")}
+def together(functions: Iterable[Function]) -> Function:
+    """All `functions` behind one app, each at its own two addresses; anything else is refused as `not_found`."""
+    functions = tuple(functions)
+    by_path = {path: each.http for each in functions for path in (f"/{each.name}", f"/functions/v1/{each.name}")}
 
-    async def no_door(scope: Scope, receive: Receive, send: Send) -> None:
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
         log.request_id.set(_new_request_id())
         raise refuse("not_found")
 
-    nowhere = with_cors(with_problems(no_door, "functions"))
+    nowhere = with_cors(with_problems(unknown, "functions"))
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         await by_path.get(_path(scope), nowhere)(scope, receive, send)
 
-    return Door("functions", dispatch, tuple(stop for each in doors for stop in each.on_stop))
+    return Function("functions", dispatch, tuple(stop for each in functions for stop in each.on_stop))
 
 
 def _endpoint(handler: Handler | Raw) -> ASGIApp:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 LIMIT = 1024 * 1024
-"""Bytes a door reads unless it says otherwise. Supabase documents no limit for its own functions."""
+"""Bytes a function reads unless it says otherwise. Supabase documents no limit for its own functions."""
 
 
 SECONDS = 20.0
-"""For a body to arrive in, unless the door says otherwise."""
+"""For a body to arrive in, unless the function says otherwise."""
 _MOST_VALUES = 500_000
 """Values of a JSON body: fifty for each row of the largest call. Each takes far more memory than its text."""
 _DEEPEST = 64
@@ -87,7 +87,7 @@ async def read_json(request: "Request", limit: int = LIMIT, seconds: float = SEC
 
 
 async def read_optional_json(request: "Request", limit: int = LIMIT) -> dict[str, Any]:
-    """As `read_json`, for doors that need no body: an empty one is an empty object. pg_net always sends one."""
+    """As `read_json`, for functions that need no body: an empty one is an empty object. pg_net always sends one."""
     raw = await read_body(request, limit)
     return _object(raw) if raw.strip() else {}
 

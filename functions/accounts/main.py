@@ -11,9 +11,9 @@ from functools import partial
 
 from starlette.requests import Request
 
-from functions._shared import windows
+from functions._shared import clients
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import read_json
 from services.whatsapp.settings import settings
@@ -24,14 +24,14 @@ _LIMIT = 4096
 async def control(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    from services.whatsapp import accounts, members
+    from services.whatsapp.flows import accounts, members
 
     await members.check(caller.user_id, current)
     body = await read_json(request, _LIMIT)
 
     account = await accounts.control(body, caller.user_id, current)
-    kick = partial(windows.kick, current) if account["state"] == "active" else None
+    kick = partial(clients.kick, current) if account["state"] == "active" else None
     return Answer(account, after=kick)
 
 
-app = door("accounts", {"PATCH": control}, on_stop=[windows.close])
+app = function("accounts", {"PATCH": control}, on_stop=[clients.close])

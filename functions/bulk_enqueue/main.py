@@ -17,12 +17,12 @@ from functools import partial
 
 from starlette.requests import Request
 
-from functions._shared import windows
+from functions._shared import clients
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import is_csv, read_body, read_json
-from functions._shared.room import room_for
+from functions._shared.capacity import capacity_for
 from services.whatsapp.settings import settings
 
 _LIMIT = 16 * 1024 * 1024
@@ -34,36 +34,37 @@ _SECONDS = 90.0
 async def enqueue(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    from services.whatsapp import campaigns, members
+    from services.whatsapp.flows import campaigns, members
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
     await members.check(caller.user_id, current, query.get("country_id", "") if csv else None)
-    async with room_for(request.scope, _LIMIT):
+    async with capacity_for(request.scope, _LIMIT):
         if csv:
             call = await asyncio.to_thread(campaigns.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
         else:
             call = await read_json(request, _LIMIT, _SECONDS)
         done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
 
-    kick = partial(windows.kick, current) if done.state == "running" else None
+    kick = partial(clients.kick, current) if done.state == "running" else None
     return Answer(done.body(), 202, after=kick)
 
 
 async def control(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    from services.whatsapp import campaigns, fields, members
+    from services.whatsapp import requests
+    from services.whatsapp.flows import campaigns, members
 
     await members.check(caller.user_id, current)
     body = await read_json(request, _CONTROL_LIMIT)
 
-    fields.only(body, ("country_id", "campaign_id", "action"))
+    requests.only(body, ("country_id", "campaign_id", "action"))
     answer = await campaigns.control(
         body.get("country_id"), body.get("campaign_id"), body.get("action"), caller.user_id, current
     )
-    kick = partial(windows.kick, current) if answer["state"] == "running" else None
+    kick = partial(clients.kick, current) if answer["state"] == "running" else None
     return Answer(answer, after=kick)
 
 
-app = door("bulk-enqueue", {"POST": enqueue, "PATCH": control}, on_stop=[windows.close])
+app = function("bulk-enqueue", {"POST": enqueue, "PATCH": control}, on_stop=[clients.close])

@@ -12,12 +12,12 @@ import asyncio
 
 from starlette.requests import Request
 
-from functions._shared import windows
+from functions._shared import clients
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import is_csv, read_body, read_json
-from functions._shared.room import room_for
+from functions._shared.capacity import capacity_for
 from services.whatsapp.settings import settings
 
 _LIMIT = 16 * 1024 * 1024
@@ -28,12 +28,12 @@ _SECONDS = 90.0
 async def record(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
-    from services.whatsapp import consents, members
+    from services.whatsapp.flows import consents, members
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
     await members.check(caller.user_id, current, query.get("country_id", "") if csv else None)
-    async with room_for(request.scope, _LIMIT):
+    async with capacity_for(request.scope, _LIMIT):
         if csv:
             call = await asyncio.to_thread(consents.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
         else:
@@ -41,4 +41,4 @@ async def record(request: Request) -> Answer:
         return Answer(await consents.record(call, request.headers.get("idempotency-key"), caller.user_id, current))
 
 
-app = door("consents", {"POST": record}, on_stop=[windows.close])
+app = function("consents", {"POST": record}, on_stop=[clients.close])

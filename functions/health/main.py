@@ -6,9 +6,9 @@
 
 from starlette.requests import Request
 
-from functions._shared import windows
+from functions._shared import clients
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.auth import authenticate
 from services.whatsapp.settings import settings
 
@@ -18,10 +18,10 @@ async def handle(request: Request) -> Answer:
         return Answer({"status": "ok"})
     current = settings()
     await authenticate(request, current, ("secret:*",))
-    from services.whatsapp import store
+    from services.whatsapp.clients import postgrest
 
     accounts = []
-    for row in await store.shared(current).account_states():
+    for row in await postgrest.shared(current).account_states():
         known = current.directory.account(row["country_id"], row["account_id"])
         accounts.append(
             {
@@ -44,4 +44,4 @@ async def handle(request: Request) -> Answer:
     )
 
 
-app = door("health", {"GET": handle}, on_stop=[windows.close])
+app = function("health", {"GET": handle}, on_stop=[clients.close])

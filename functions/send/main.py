@@ -11,9 +11,9 @@ from functools import partial
 
 from starlette.requests import Request
 
-from functions._shared import windows
+from functions._shared import clients
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import read_json
 from services.whatsapp.settings import settings
@@ -23,15 +23,15 @@ async def handle(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret"))
     # Imported here: a preflight or an unknown caller needs neither models nor a client of Supabase.
-    from services.whatsapp import members, sending
+    from services.whatsapp.flows import members, sending
 
     await members.check(caller.user_id, current)
     body = await read_json(request)
 
     sent = await sending.send(body, request.headers.get("idempotency-key"), caller.user_id, current)
 
-    kick = partial(windows.kick, current) if sent.waiting is None else None
+    kick = partial(clients.kick, current) if sent.waiting is None else None
     return Answer(sent.body(), 202, after=kick)
 
 
-app = door("send", {"POST": handle}, on_stop=[windows.close])
+app = function("send", {"POST": handle}, on_stop=[clients.close])

@@ -13,9 +13,9 @@ import re
 
 from starlette.requests import Request
 
-from functions._shared import windows
+from functions._shared import clients
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.auth import Caller, authenticate
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings, settings
@@ -32,9 +32,10 @@ async def handle(request: Request) -> Answer:
     caller = await authenticate(request, current, ("user", "secret"))
     query = request.query_params
     # Imported here, as its users below: a preflight or a refused caller needs nothing of it.
-    from services.whatsapp import fields, watching
+    from services.whatsapp import requests
+    from services.whatsapp.flows import watching
 
-    fields.only(query, _PARAMETERS)
+    requests.only(query, _PARAMETERS)
     with watching.one_more(caller.user_id):
         if "message_id" in query:
             return await _by_ids(request, caller, current)
@@ -46,7 +47,7 @@ async def handle(request: Request) -> Answer:
 
 
 async def _by_ids(request: Request, caller: Caller, current: Settings) -> Answer:
-    from services.whatsapp import reading
+    from services.whatsapp.flows import reading
 
     ids = [each for value in request.query_params.getlist("message_id") for each in value.split(",") if each]
     states = [each for value in request.query_params.getlist("state") for each in value.split(",") if each]
@@ -58,7 +59,7 @@ async def _by_ids(request: Request, caller: Caller, current: Settings) -> Answer
 
 
 async def _of_country(request: Request, caller: Caller, current: Settings) -> Answer:
-    from services.whatsapp import reading
+    from services.whatsapp.flows import reading
 
     if "wait" in request.query_params:
         raise refuse("invalid_field", field="wait", reason="it goes with message_id or campaign_id")
@@ -74,7 +75,7 @@ async def _of_country(request: Request, caller: Caller, current: Settings) -> An
 
 
 async def _of_campaign(request: Request, caller: Caller, current: Settings) -> Answer:
-    from services.whatsapp import campaigns, reading
+    from services.whatsapp.flows import campaigns, reading
 
     query = request.query_params
     if "country_id" not in query:
@@ -95,4 +96,4 @@ def _number(request: Request, name: str, *, default: float, most: float) -> floa
     return min(float(value), most)
 
 
-app = door("status-poll", {"GET": handle}, on_stop=[windows.close])
+app = function("status-poll", {"GET": handle}, on_stop=[clients.close])

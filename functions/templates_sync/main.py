@@ -7,9 +7,9 @@ A signed-in user must name a country of theirs.
 
 from starlette.requests import Request
 
-from functions._shared import windows
+from functions._shared import clients
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import read_optional_json
 from services.whatsapp.refusals import refuse
@@ -21,17 +21,18 @@ _LIMIT = 4096
 async def handle(request: Request) -> Answer:
     current = settings()
     caller = await authenticate(request, current, ("user", "secret:*"))
-    from services.whatsapp import fields, members, templates
+    from services.whatsapp import requests
+    from services.whatsapp.flows import members, syncing
 
     await members.check(caller.user_id, current)
     body = await read_optional_json(request, _LIMIT)
-    fields.only(body, ("country_id",))
-    country_id = fields.country(body) if caller.user_id or body.get("country_id") is not None else None
+    requests.only(body, ("country_id",))
+    country_id = requests.country(body) if caller.user_id or body.get("country_id") is not None else None
     # No verb asks again whose country it is.
     await members.check(caller.user_id, current, country_id, now=True)
     if country_id is not None and all(each.country_id != country_id for each in current.directory):
         raise refuse("unknown_country", field="country_id")
-    return Answer({"accounts": await templates.sync(current, country_id)})
+    return Answer({"accounts": await syncing.sync(current, country_id)})
 
 
-app = door("templates-sync", {"POST": handle}, on_stop=[windows.close])
+app = function("templates-sync", {"POST": handle}, on_stop=[clients.close])

@@ -7,11 +7,11 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from functions._shared import windows
-from functions._shared.app import Raw, door
+from functions._shared import clients
+from functions._shared.app import Raw, function
 from functions._shared.body import read_raw
-from functions._shared.room import room_for
-from services.whatsapp import receiving
+from functions._shared.capacity import capacity_for
+from services.whatsapp.flows import receiving
 from services.whatsapp.settings import settings
 
 _SIGNATURE = b"x-hub-signature-256"
@@ -42,7 +42,7 @@ async def take(scope: Scope, receive: Receive, send: Send) -> None:
     current = settings()
     header = next((value.decode("latin-1") for name, value in scope["headers"] if name == _SIGNATURE), None)
     expected = receiving.expect_signature(header, current)
-    async with room_for(scope, receiving.LIMIT, "webhook_overloaded"):
+    async with capacity_for(scope, receiving.LIMIT, "webhook_overloaded"):
         body = await read_raw(scope, receive, receiving.LIMIT, _SECONDS)
         receiving.check_signature(expected, body, current)
         events = await receiving.receive(body, current)
@@ -51,4 +51,4 @@ async def take(scope: Scope, receive: Receive, send: Send) -> None:
     await receiving.follow_up(events, current)
 
 
-app = door("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False, on_stop=[windows.close])
+app = function("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False, on_stop=[clients.close])

@@ -1,1 +1,1 @@
-"""Sending and receiving WhatsApp messages through Meta's Cloud API. Which room does what: docs/architecture.md."""
+"""Sending and receiving WhatsApp messages through Meta's Cloud API. Which module does what: docs/architecture.md."""

@@ -31,7 +31,7 @@ class Refusal:
 
 
 class RefusalError(Exception):
-    """A request or message we will not carry out. Its `body()` is the error body of every door.
+    """A request or message we will not carry out. Its `body()` is the error body of every function.
 
     `field` is the path of the offending input (`template.parameters[0]`), `reason` what is wrong with it.
     Neither may hold a secret: both are shown to the caller.

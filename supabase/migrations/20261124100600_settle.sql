@@ -8,7 +8,7 @@
 --               held       Meta refused it because of its limits, the account or the template: as retry, but the attempt does not count
 --               released   never written to the wire: as held
 --               unknown    nobody knows: waits for a status webhook that carries our id, or for sweep
---     code?, title?, details?, effect?, wait_seconds?, max_attempts?, detail?   Meta's verdict (services/whatsapp/meta_errors.py)
+--     code?, title?, details?, effect?, wait_seconds?, max_attempts?, detail?   Meta's verdict (services/whatsapp/meta/errors.py)
 --   returns    jsonb    {"settled": n, "stale": n}
 --
 -- Safe to repeat, and fenced: what is not leased under this lease any more is only changed by an answer that proves what happened.

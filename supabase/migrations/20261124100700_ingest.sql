@@ -1,6 +1,6 @@
 -- ingest: store a batch of webhook events once, and let them move what they speak of.
 --
---   p_events  jsonb[]  as services/whatsapp/webhook.py makes them:
+--   p_events  jsonb[]  as services/whatsapp/meta/events.py makes them:
 --     key, country_id, account_id, field, kind, at, payload and, by kind,
 --     status    wamid, message_id?, state, error?, price?, window_until?, contact?
 --     message   wamid, contact, content

@@ -12,7 +12,7 @@ import pytest
 from tests.proofs.house import TEXT, House, some_phone, until
 
 LARGE = 16_000_000
-DOORS = {
+FUNCTIONS = {
     "send": ("POST", "/send", 1_000_000),
     "bulk-enqueue": ("POST", "/bulk-enqueue", LARGE),
     "consents": ("POST", "/consents", LARGE),
@@ -53,7 +53,7 @@ def signed_in(house: House, user: str) -> dict[str, str]:
     return {"authorization": f"Bearer {house.users[user].token}", "idempotency-key": str(uuid.uuid4())}
 
 
-@pytest.mark.parametrize(("method", "path", "length"), DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize(("method", "path", "length"), FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize(("user", "code"), [("nobody", "not_a_member"), ("viewer", "role_too_low")])
 async def test_who_may_do_it_nowhere_is_refused_before_their_body_is_read(
     house: House, method: str, path: str, length: int, user: str, code: str

@@ -87,10 +87,10 @@ def headers(house: House, **more: str) -> dict[str, str]:
     return {"authorization": f"Bearer {house.users['MX'].token}", "idempotency-key": str(uuid.uuid4())} | more
 
 
-@pytest.mark.parametrize("door", WRITERS)
-async def test_every_field_may_hold_anything(house: House, silent: Row, door: str) -> None:
-    method, path = WRITERS[door]
-    good = GOOD[door] | (silent if "account" not in GOOD[door] and door in ("send", "bulk-enqueue") else {})
+@pytest.mark.parametrize("function", WRITERS)
+async def test_every_field_may_hold_anything(house: House, silent: Row, function: str) -> None:
+    method, path = WRITERS[function]
+    good = GOOD[function] | (silent if "account" not in GOOD[function] and function in ("send", "bulk-enqueue") else {})
     wrong = []
     async with house.client() as client:
         for name in {*good, "send_at", "expires_at", "ref", "valid_until", "draft", "account", "campaign_id"}:
@@ -105,26 +105,26 @@ async def test_every_field_may_hold_anything(house: House, silent: Row, door: st
     assert wrong == []
 
 
-@pytest.mark.parametrize("door", ["bulk-enqueue", "consents"])
-async def test_every_field_of_a_row_may_hold_anything(house: House, silent: Row, door: str) -> None:
-    rows = "recipients" if door == "bulk-enqueue" else "consents"
-    [good] = GOOD[door][rows]
-    whole = GOOD[door] | (silent if door == "bulk-enqueue" else {}) | {rows: ["HERE"]}
+@pytest.mark.parametrize("function", ["bulk-enqueue", "consents"])
+async def test_every_field_of_a_row_may_hold_anything(house: House, silent: Row, function: str) -> None:
+    rows = "recipients" if function == "bulk-enqueue" else "consents"
+    [good] = GOOD[function][rows]
+    whole = GOOD[function] | (silent if function == "bulk-enqueue" else {}) | {rows: ["HERE"]}
     wrong = []
     async with house.client() as client:
         for name in (*good, "parameters", "ref", "scope", "at", "proof"):
             for odd, value in VALUES.items():
                 row = with_value(good, name, value)
                 body = json.dumps(whole).encode().replace(b'"HERE"', row)
-                answer = await client.post(WRITERS[door][1], content=body, headers=headers(house))
+                answer = await client.post(WRITERS[function][1], content=body, headers=headers(house))
                 if not is_clear(answer.status_code, answer.content):
                     wrong.append((name, odd, answer.status_code, answer.text))
     assert wrong == []
 
 
-@pytest.mark.parametrize("door", WRITERS)
-async def test_every_body_may_be_anything(house: House, door: str) -> None:
-    method, path = WRITERS[door]
+@pytest.mark.parametrize("function", WRITERS)
+async def test_every_body_may_be_anything(house: House, function: str) -> None:
+    method, path = WRITERS[function]
     wrong = []
     async with house.client() as client:
         for odd, body in BODIES.items():

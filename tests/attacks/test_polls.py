@@ -4,7 +4,7 @@ import asyncio
 
 import httpx
 
-from services.whatsapp.watching import MOST_OF_A_USER
+from services.whatsapp.flows.watching import MOST_OF_A_USER
 from tests.proofs.house import PLAIN, House, check_refusal, some_phone
 
 

@@ -20,7 +20,7 @@ import orjson
 import psycopg
 
 from services.whatsapp.identity import match_key
-from services.whatsapp.signature import sign
+from services.whatsapp.meta.signature import sign
 from tests.benchmarks.child import ROOT
 from tests.benchmarks.report import Bar, Report
 from tests.graph.process import graph_process

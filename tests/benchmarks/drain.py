@@ -12,8 +12,8 @@ import asyncpg
 import orjson
 import psycopg
 
-from services.whatsapp.envelope import graph_body
 from services.whatsapp.identity import match_key
+from services.whatsapp.meta.envelope import graph_body
 from tests.benchmarks.child import Child
 from tests.benchmarks.report import Bar, Report
 from tests.graph.client import Graph

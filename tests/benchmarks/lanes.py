@@ -13,7 +13,7 @@ import httpx
 import orjson
 import psycopg
 
-from services.whatsapp.draining import HORIZON, LEASE
+from services.whatsapp.flows.draining import HORIZON, LEASE
 from services.whatsapp.identity import match_key
 from tests.benchmarks import crowd
 from tests.benchmarks.report import Bar, Report

@@ -12,7 +12,7 @@ from typing import Any, cast
 import orjson
 import uvloop
 
-from services.whatsapp.signature import sign
+from services.whatsapp.meta.signature import sign
 from tests.benchmarks import child
 
 

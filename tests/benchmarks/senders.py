@@ -27,21 +27,22 @@ Posts = list[tuple[str, str, dict[str, Any]]]
 
 
 async def ours(job: Job) -> float:
-    from services.whatsapp import draining, graph, store
+    from services.whatsapp.clients import graph, postgrest
+    from services.whatsapp.flows import draining
 
     settings = Settings.read(os.environ)
-    drainer = draining.Drainer(store.shared(settings), graph.shared(settings), settings)
+    drainer = draining.Drainer(postgrest.shared(settings), graph.shared(settings), settings)
     child.ready()
     began = perf_counter()
     await drainer.run(600, sweep=job.get("sweep", False))
     took = perf_counter() - began
     await graph.close_shared()
-    await store.close_shared()
+    await postgrest.close_shared()
     return took
 
 
 async def ceiling(job: Job) -> float:
-    from services.whatsapp import graph
+    from services.whatsapp.clients import graph
 
     settings = Settings.read(os.environ)
     client = graph.shared(settings)
@@ -98,7 +99,7 @@ async def pgqueuer(job: Job) -> float:
     from pgqueuer import AsyncpgDriver, Queries, QueueManager
     from pgqueuer import Job as QueuedJob
 
-    from services.whatsapp import graph
+    from services.whatsapp.clients import graph
 
     settings = Settings.read(os.environ)
     client = graph.shared(settings)
@@ -150,7 +151,7 @@ CONTENDERS: dict[str, Callable[[Job], Awaitable[float]]] = {
 
 
 async def main() -> None:
-    gc.set_threshold(50_000, 20, 50)  # as the doors do, in whose process a drainer lives
+    gc.set_threshold(50_000, 20, 50)  # as the functions do, in whose process a drainer lives
     job = child.job()
     seconds = await CONTENDERS[job["contender"]](job)
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.whatsapp import signature
+from services.whatsapp.meta import signature
 
 if TYPE_CHECKING:
     from supabase import AsyncClient

@@ -57,7 +57,7 @@ class Stage:
     cron: Counter[int] = field(default_factory=Counter)
 
     async def send(self, client: AsyncClient, country_id: str, to: str, message: Json, key: str | None = None) -> Json:
-        """One message through the door, as a frontend sends it. Raises FunctionsHttpError when refused."""
+        """One message through the function, as a frontend sends it. Raises FunctionsHttpError when refused."""
         answer = await client.functions.invoke("send", request(country_id, to, message, key))
         self.sent[country_id] += 1
         return read_json(answer)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.whatsapp.campaigns import read_csv
+from services.whatsapp.flows.campaigns import read_csv
 from tests.demo.audience import Line, gather
 from tests.demo.checks import EXACT, REACHED, Checks
 from tests.demo.figures import Figures, Reach, reach

@@ -19,8 +19,8 @@ import httpx
 import orjson
 import psycopg
 
+from services.whatsapp.meta.events import parse
 from services.whatsapp.settings import Settings
-from services.whatsapp.webhook import parse
 from tests.local.stack import Stack
 
 Json = Any

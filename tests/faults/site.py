@@ -176,8 +176,8 @@ async def running_site(folder: Path, size: Size, random: Random) -> AsyncIterato
     for number in world.numbers:
         number.messaging_limit, number.throughput = "TIER_UNLIMITED", "HIGH"
     async with contextlib.AsyncExitStack() as cleanup:
-        door = cleanup.enter_context(listening())
-        url = f"http://127.0.0.1:{door.getsockname()[1]}"
+        listener = cleanup.enter_context(listening())
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         plan: Row = {"sent_ms": 5, "delivered_ms": 60, "read_ms": 150, "jitter": 0.5, "batch": 8, "batch_wait_ms": 20}
         plan |= {"shuffle_share": 0.1, "duplicate_share": 0.1, "lost_share": 0.02, "read_share": 0.6}
         graph = cleanup.enter_context(
@@ -192,15 +192,15 @@ async def running_site(folder: Path, size: Size, random: Random) -> AsyncIterato
         env |= {"SUPABASE_URL": way.url, "WHATSAPP_DRAIN_CONCURRENCY": "60", "WHATSAPP_LOG_LEVEL": "warning"}
         site = Site(stack, graph, way, size, folder, url, [], [])
         open_accounts(site)
-        recruit(site, door, env, cleanup)
+        recruit(site, listener, env, cleanup)
         for worker in (*site.functions, *site.drainers):
             worker.start()
         await asyncio.to_thread(sync_templates, site)
         yield site
 
 
-def recruit(site: Site, door: socket.socket, env: Mapping[str, str], cleanup: contextlib.AsyncExitStack) -> None:
-    """The workers, not yet started: functions at the common door, drainers at doors of their own."""
+def recruit(site: Site, listener: socket.socket, env: Mapping[str, str], cleanup: contextlib.AsyncExitStack) -> None:
+    """The workers, not yet started: functions at the common socket, drainers at sockets of their own."""
     size = site.size
     clocks = [clock for _ in range(20) for clock in size.clocks]
 
@@ -211,7 +211,7 @@ def recruit(site: Site, door: socket.socket, env: Mapping[str, str], cleanup: co
         return made
 
     for number in range(size.functions):
-        site.functions.append(worker(f"functions {number + 1}", door, clocks[number]))
+        site.functions.append(worker(f"functions {number + 1}", listener, clocks[number]))
     for number in range(8):
         listener = cleanup.enter_context(listening())
         made = worker(f"drainer {number + 1}", listener, clocks[number + 1])

@@ -23,11 +23,11 @@ def arguments() -> argparse.Namespace:
 
 def shorten(lease: float, post: float) -> None:
     """Shorter leases and POSTs, before anything reads them."""
-    from services.whatsapp import graph
+    from services.whatsapp.clients import graph
 
     graph.POST_TIMEOUT = post
     graph._TIMEOUTS["read"] = post
-    from services.whatsapp import draining
+    from services.whatsapp.flows import draining
 
     draining.LEASE = lease
     draining._MARGIN = post + 2

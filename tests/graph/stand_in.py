@@ -79,7 +79,7 @@ class StandIn:
         self._message_ids = 0
         self._paths: dict[bytes, tuple[str, str, Number | None]] = {}
 
-    # the doors
+    # the functions
 
     def close_unread(self) -> bool:
         if not self.faults.take_close():

@@ -8,11 +8,11 @@ import asyncio
 import json
 import sys
 
-from services.whatsapp import draining
-from services.whatsapp.graph import Graph
+from services.whatsapp.clients.graph import Graph
+from services.whatsapp.clients.postgrest import Store
+from services.whatsapp.flows import draining
 from services.whatsapp.settings import settings
 from services.whatsapp.sigterm import stop_on_sigterm
-from services.whatsapp.store import Store
 
 
 async def main(lease: float, margin: float, budget: float) -> None:

@@ -18,10 +18,10 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from services.whatsapp.draining import Drainer, Report
-from services.whatsapp.graph import Graph as GraphWindow
+from services.whatsapp.clients.graph import Graph as GraphWindow
+from services.whatsapp.clients.postgrest import Store
+from services.whatsapp.flows.draining import Drainer, Report
 from services.whatsapp.settings import Settings
-from services.whatsapp.store import Store
 from tests.graph import Graph
 from tests.graph.world import Number, random_phone
 from tests.local import processes
@@ -271,7 +271,7 @@ def answers(url: str) -> bool:
 
 
 def check_refusal(answer: httpx.Response, status: int, code: str) -> Row:
-    """The answer is this refusal, in the shape every door uses; returns its body."""
+    """The answer is this refusal, in the shape every function uses; returns its body."""
     assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
     assert answer.json().keys() == ERROR_FIELDS
     assert answer.headers["content-type"] == "application/json"

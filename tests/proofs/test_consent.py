@@ -129,7 +129,7 @@ async def test_a_word_may_bring_a_person_back(house: House) -> None:
     await open_campaign(house, opening(number, [recipient(phone)], SPRING))
 
 
-# ── The door ──────────────────────────────────────────────────────────────────────────────────────
+# ── The function ──────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_an_opt_out_between_enqueue_and_claim_counts(house: House) -> None:

@@ -213,7 +213,7 @@ async def test_a_viewer_reads_but_does_not_send(house: House, messages: dict[str
     assert [each["message_id"] for each in seen.json()["messages"]] == [messages["MX"]]
 
 
-@pytest.mark.parametrize("door", ["queue-drain", "templates-sync"])
-async def test_the_doors_of_cron_are_closed_to_the_publishable_key(house: House, door: str) -> None:
+@pytest.mark.parametrize("function", ["queue-drain", "templates-sync"])
+async def test_the_doors_of_cron_are_closed_to_the_publishable_key(house: House, function: str) -> None:
     async with house.client() as client:
-        assert (await client.post(f"/{door}")).status_code == 401
+        assert (await client.post(f"/{function}")).status_code == 401

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from services.whatsapp.clients.postgrest import _ATTEMPTS as STORE_TRIES
 from services.whatsapp.refusals import RefusalError
-from services.whatsapp.store import _ATTEMPTS as STORE_TRIES
 from tests.proofs.house import PLAIN, House, check_refusal, post, some_phone, until
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from services.whatsapp import graph as graph_window
+from services.whatsapp.clients import graph as graph_client
+from services.whatsapp.clients.graph import Answer
+from services.whatsapp.clients.graph import Graph as GraphClient
+from services.whatsapp.clients.postgrest import Store
 from services.whatsapp.directory import Account
-from services.whatsapp.draining import Drainer, Report
-from services.whatsapp.graph import Answer
-from services.whatsapp.graph import Graph as GraphWindow
+from services.whatsapp.flows.draining import Drainer, Report
 from services.whatsapp.settings import Settings
-from services.whatsapp.store import Store
 from tests.graph.world import Number
 from tests.local.front import front_of
 from tests.proofs.house import TEXT, House, some_phone
@@ -20,7 +20,7 @@ from tests.proofs.house import TEXT, House, some_phone
 SCHEDULED = 200_000
 
 
-class BreaksAfterwards(GraphWindow):
+class BreaksAfterwards(GraphClient):
     """Broken on purpose: Meta has the message, and we stumble over its answer."""
 
     async def send(self, account: Account, body: dict[str, Any]) -> Answer:
@@ -28,9 +28,9 @@ class BreaksAfterwards(GraphWindow):
         raise LookupError("broken on purpose")
 
 
-async def drain_with(house: House, number: Number, window: type[GraphWindow]) -> Report:
+async def drain_with(house: House, number: Number, client: type[GraphClient]) -> Report:
     settings = Settings.read(house.env(number))
-    store, graph = Store(settings), window(settings)
+    store, graph = Store(settings), client(settings)
     try:
         return await Drainer(store, graph, settings).run(5, sweep=False)
     finally:
@@ -71,32 +71,32 @@ async def test_an_expired_token_gives_way_to_the_next_within_the_time_of_one_pos
     house: House, monkeypatch: pytest.MonkeyPatch, latency: float, outcome: str
 ) -> None:
     number = house.account()
-    monkeypatch.setattr(graph_window, "POST_TIMEOUT", 2.0)
-    account, window = two_tokens(house, number)
+    monkeypatch.setattr(graph_client, "POST_TIMEOUT", 2.0)
+    account, client = two_tokens(house, number)
     house.graph.latency(latency)
     try:
-        answer = await window.send(account, body(some_phone()))
+        answer = await client.send(account, body(some_phone()))
     finally:
-        await window.close()
+        await client.close()
     assert answer.outcome == outcome
 
 
 async def test_two_tokens_take_no_longer_than_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     number = house.account()
-    monkeypatch.setattr(graph_window, "POST_TIMEOUT", 2.0)
-    account, window = two_tokens(house, number)
+    monkeypatch.setattr(graph_client, "POST_TIMEOUT", 2.0)
+    account, client = two_tokens(house, number)
     house.graph.latency(1_200)
     house.graph.hang(number=number)
     began = time.monotonic()
     try:
-        answer = await window.send(account, body(some_phone()))
+        answer = await client.send(account, body(some_phone()))
     finally:
-        await window.close()
+        await client.close()
     assert answer.outcome == "unknown"
     assert time.monotonic() - began < 3.0
 
 
-def two_tokens(house: House, number: Number) -> tuple[Account, GraphWindow]:
+def two_tokens(house: House, number: Number) -> tuple[Account, GraphClient]:
     """The account as it is while its token is rotated: the first of two has expired."""
     environment = house.env(number)
     environment[f"{number.env_prefix}_TOKEN"] = f"EAAexpired,{number.tokens[0]}"
@@ -104,7 +104,7 @@ def two_tokens(house: House, number: Number) -> tuple[Account, GraphWindow]:
     account = settings.directory.account(number.country_id, number.account_id)
     assert account is not None
     assert len(account.tokens) == 2
-    return account, GraphWindow(settings)
+    return account, GraphClient(settings)
 
 
 def body(phone: str) -> dict[str, Any]:

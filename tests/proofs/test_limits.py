@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from services.whatsapp.draining import HORIZON
+from services.whatsapp.flows.draining import HORIZON
 from tests.graph.client import Arrival
 from tests.graph.world import Number
 from tests.proofs.house import OFFER, PLAIN, TEXT, House, Row, check_refusal, some_phone, until

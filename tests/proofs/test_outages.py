@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.whatsapp import draining
+from services.whatsapp.flows import draining
 from services.whatsapp.refusals import RefusalError
 from tests.local.front import Front, front_of
 from tests.proofs.house import PLAIN, TEXT, House, check_refusal, post, some_phone, until

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.whatsapp.signature import sign
+from services.whatsapp.meta.signature import sign
 from tests.graph.world import Number, random_id
 from tests.proofs.house import PLAIN, House, check_refusal, some_phone, until
 

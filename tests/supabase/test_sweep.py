@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from services.whatsapp.draining import SWEEPS
+from services.whatsapp.flows.draining import SWEEPS
 from tests.local.stack import Stack
 from tests.supabase.ground import Land
 

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from services.whatsapp.draining import result_of
-from services.whatsapp.graph import read_answer
-from services.whatsapp.meta_errors import from_webhook
+from services.whatsapp.clients.graph import read_answer
+from services.whatsapp.flows.draining import result_of
+from services.whatsapp.meta.errors import from_webhook
 from tests.supabase.ground import Land, Row, messages_of, new_wamid, some_phone
 
 DAY = 86_400

@@ -1,4 +1,4 @@
-"""A door answers at its addresses, to its methods, and to nothing else."""
+"""A function answers at its addresses, to its methods, and to nothing else."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from functions._shared.answers import Answer
-from functions._shared.app import Raw, door, together
+from functions._shared.app import Raw, function, together
 from services.whatsapp import log
 from tests.functions._shared.asgi import call, exchange
 
@@ -36,7 +36,7 @@ async def raw(scope: Scope, receive: Receive, send: Send) -> None:
     "address", ["/functions/v1/status-poll", "/status-poll", "/", "/status-poll/", "/status-poll?a=b"]
 )
 async def test_addresses_of_a_door(address: str) -> None:
-    response = await call(door("status-poll", {"GET": hello}), "GET", address)
+    response = await call(function("status-poll", {"GET": hello}), "GET", address)
     assert response.status_code == 202
     assert response.json() == {"hello": address.partition("?")[0]}
     assert response.headers["x-extra"] == "1"
@@ -46,14 +46,14 @@ async def test_addresses_of_a_door(address: str) -> None:
     "address", ["/send", "/status-poll/more", "/functions/v2/status-poll", "/functions/v1", "/x/status-poll"]
 )
 async def test_other_addresses(address: str) -> None:
-    response = await call(door("status-poll", {"GET": hello}), "GET", address)
+    response = await call(function("status-poll", {"GET": hello}), "GET", address)
     assert response.status_code == 404
     assert response.json()["code"] == "not_found"
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PROPFIND"])
 async def test_other_methods_are_refused(method: str) -> None:
-    response = await call(door("send", {"POST": hello, "PATCH": hello}), method, "/send")
+    response = await call(function("send", {"POST": hello, "PATCH": hello}), method, "/send")
     assert response.status_code == 405
     assert response.headers["allow"] == "POST, PATCH, OPTIONS"
     assert response.json()["code"] == "method_not_allowed"
@@ -61,11 +61,11 @@ async def test_other_methods_are_refused(method: str) -> None:
 
 
 async def test_head_is_no_exception() -> None:
-    assert (await call(door("status-poll", {"GET": hello}), "HEAD", "/status-poll")).status_code == 405
+    assert (await call(function("status-poll", {"GET": hello}), "HEAD", "/status-poll")).status_code == 405
 
 
 async def test_methods_have_their_own_endpoints() -> None:
-    webhook = door("webhook", {"GET": plain, "POST": Raw(raw)}, cors=False)
+    webhook = function("webhook", {"GET": plain, "POST": Raw(raw)}, cors=False)
     assert (await call(webhook, "GET", "/webhook")).text == "starlette"
     assert (await call(webhook, "POST", "/webhook")).text == "POST"
 
@@ -83,14 +83,14 @@ async def test_methods_have_their_own_endpoints() -> None:
     ],
 )
 async def test_doors_together(method: str, address: str, status: int) -> None:
-    doors = together([door("send", {"POST": hello}), door("webhook", {"POST": Raw(raw)}, cors=False)])
-    response = await call(doors, method, address)
+    functions = together([function("send", {"POST": hello}), function("webhook", {"POST": Raw(raw)}, cors=False)])
+    response = await call(functions, method, address)
     assert response.status_code == status
     assert (response.headers.get("access-control-allow-origin") == "*") == ("webhook" not in address)
 
 
 async def test_a_door_can_be_mounted_in_another_app() -> None:
-    app = Starlette(routes=[Mount("/api", app=door("send", {"POST": hello}))])
+    app = Starlette(routes=[Mount("/api", app=function("send", {"POST": hello}))])
     assert (await call(app, "POST", "/api/send")).status_code == 202
 
 
@@ -102,7 +102,7 @@ async def test_each_request_has_an_id_of_its_own() -> None:
         return Answer({})
 
     for _ in range(3):
-        await call(door("send", {"POST": note}), "POST", "/send")
+        await call(function("send", {"POST": note}), "POST", "/send")
     assert len(set(seen)) == 3
     assert all(seen)
 
@@ -125,7 +125,7 @@ async def test_what_comes_after_the_answer_runs_after_it() -> None:
 
         await app({"type": "http", "method": "POST", "path": "/send", "headers": []}, receive, send)
 
-    await send_noting(door("send", {"POST": answer_then_kick}))
+    await send_noting(function("send", {"POST": answer_then_kick}))
     assert order == ["answer", "answer", "kick"]
 
 
@@ -138,9 +138,12 @@ async def test_clients_are_closed_when_the_server_stops() -> None:
     async def fail() -> None:
         raise RuntimeError("cannot close")
 
-    doors = [door("send", {"POST": hello}, on_stop=[fail]), door("webhook", {"POST": hello}, on_stop=[stop])]
+    functions = [
+        function("send", {"POST": hello}, on_stop=[fail]),
+        function("webhook", {"POST": hello}, on_stop=[stop]),
+    ]
     sent = await exchange(
-        together(doors), {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
+        together(functions), {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
     )
     assert [message["type"] for message in sent] == [
         "lifespan.startup.complete",
@@ -150,7 +153,7 @@ async def test_clients_are_closed_when_the_server_stops() -> None:
 
 
 async def test_a_websocket_is_turned_away() -> None:
-    [answer] = await exchange(door("send", {"POST": hello}), {"type": "websocket", "path": "/send"})
+    [answer] = await exchange(function("send", {"POST": hello}), {"type": "websocket", "path": "/send"})
     assert answer["type"] == "websocket.close"
 
 

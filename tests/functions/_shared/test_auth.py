@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from functions._shared.answers import Answer
-from functions._shared.app import Door, door
+from functions._shared.app import Function, function
 from functions._shared.auth import Caller, authenticate
 from functions._shared.jwks import LIFETIME, REFETCH_INTERVAL, RETRY_INTERVAL, JwksCache
 from services.whatsapp.refusals import RefusalError
@@ -433,15 +433,15 @@ async def test_an_unreachable_key_server_is_not_the_callers_fault(key_server: Ke
     assert code == "signing_keys_unavailable"
 
 
-# --- through a door ---
+# --- through a function ---
 
 
-def whoami() -> Door:
+def whoami() -> Function:
     async def handler(request: Request) -> ASGIApp:
         caller = await authenticate(request, SETTINGS, ("user", "secret"))
         return Answer({"kind": caller.kind})
 
-    return door("send", {"POST": handler})
+    return function("send", {"POST": handler})
 
 
 async def answer_to(headers: dict[str, str], method: str = "POST") -> httpx.Response:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message
 
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.body import LIMIT, is_csv, read_body, read_json, read_raw
 from services.whatsapp.refusals import RefusalError
 from tests.functions._shared.asgi import call, exchange
@@ -31,7 +31,7 @@ async def read_rows(request: Request) -> ASGIApp:
     return Answer(await read_json(request, limit=SMALL))
 
 
-SEND = door("send", {"POST": read_small})
+SEND = function("send", {"POST": read_small})
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ async def test_a_caller_that_hangs_up_gets_no_answer() -> None:
 async def test_a_mebibyte_is_read_by_default(extra: str, status: int) -> None:
     body = json.dumps({"a": "x" * (LIMIT - 9)})
     assert len(body) == LIMIT == 1_048_576
-    response = await call(door("send", {"POST": read_default}), "POST", "/send", content=body + extra)
+    response = await call(function("send", {"POST": read_default}), "POST", "/send", content=body + extra)
     assert response.status_code == status
 
 
 @pytest.mark.parametrize("content_type", ["text/csv", "Text/CSV; charset=utf-8", "text/csv ;header=present"])
 async def test_a_csv_is_read_as_text_if_it_says_so(content_type: str) -> None:
-    rows = door("send", {"POST": read_rows})
+    rows = function("send", {"POST": read_rows})
     csv = await call(rows, "POST", "/send", content="to\naño\n".encode(), headers={"content-type": content_type})
     assert csv.json() == {"csv": "to\naño\n"}
     other = await call(rows, "POST", "/send", content=b'{"a": 1}', headers={"content-type": "text/plain"})
@@ -125,7 +125,7 @@ async def test_a_csv_is_read_as_text_if_it_says_so(content_type: str) -> None:
     ],
 )
 async def test_what_would_take_far_more_than_its_bytes_is_refused(content: bytes, words: str) -> None:
-    response = await call(door("send", {"POST": read_default}), "POST", "/send", content=content)
+    response = await call(function("send", {"POST": read_default}), "POST", "/send", content=content)
     assert (response.status_code, response.json()["code"]) == (413, "body_too_complex")
     assert words in response.json()["details"]
 
@@ -133,13 +133,13 @@ async def test_what_would_take_far_more_than_its_bytes_is_refused(content: bytes
 @pytest.mark.parametrize("depth", [1, 64])
 async def test_what_is_nested_as_deep_as_allowed_is_read(depth: int) -> None:
     content = b'{"a":' * depth + b"1" + b"}" * depth
-    assert (await call(door("send", {"POST": read_default}), "POST", "/send", content=content)).status_code == 200
+    assert (await call(function("send", {"POST": read_default}), "POST", "/send", content=content)).status_code == 200
 
 
 async def test_a_large_body_is_read_as_a_small_one() -> None:
     body = json.dumps({"a": ["x" * 100] * 5_000})
     assert len(body) > 256 * 1024
-    response = await call(door("send", {"POST": read_default}), "POST", "/send", content=body)
+    response = await call(function("send", {"POST": read_default}), "POST", "/send", content=body)
     assert response.json() == {"fields": ["a"]}
 
 

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from functions._shared.answers import Answer
-from functions._shared.app import door
+from functions._shared.app import function
 from functions._shared.body import read_json
 from services.whatsapp.refusals import refuse
 from tests.functions._shared.asgi import call
@@ -29,7 +29,7 @@ async def handler(request: Request) -> ASGIApp:
     return Answer({"ok": True})
 
 
-SEND = door("send", {"POST": handler})
+SEND = function("send", {"POST": handler})
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,6 @@ async def test_options_is_answered_before_anything_else(address: str) -> None:
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 200), ("OPTIONS", 405), ("GET", 405)])
 async def test_a_door_without_cors_tells_browsers_nothing(method: str, status: int) -> None:
-    response = await call(door("webhook", {"POST": handler}, cors=False), method, "/webhook")
+    response = await call(function("webhook", {"POST": handler}, cors=False), method, "/webhook")
     assert response.status_code == status
     assert not [name for name in response.headers if name.startswith("access-control-")]

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp
 
-from functions._shared.app import door
+from functions._shared.app import function
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import ConfigurationError
 from tests.functions._shared.asgi import call
@@ -23,7 +23,7 @@ async def answer_to(error: Exception) -> httpx.Response:
     async def handler(request: Request) -> ASGIApp:
         raise error
 
-    return await call(door("send", {"POST": handler}), "POST", "/send")
+    return await call(function("send", {"POST": handler}), "POST", "/send")
 
 
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -86,4 +86,4 @@ async def test_an_error_after_the_answer_began_reaches_the_server() -> None:
         return StreamingResponse(broken())
 
     with pytest.raises(RuntimeError, match="broke off"):
-        await call(door("send", {"POST": handler}), "POST", "/send")
+        await call(function("send", {"POST": handler}), "POST", "/send")

@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from functions._shared.jwks import JwksCache
-from services.whatsapp import graph, store
+from services.whatsapp.clients import graph, postgrest
 from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.settings import Settings
 from tests.graph import World
@@ -55,12 +55,12 @@ def test_clients_of_closed_loops_are_forgotten() -> None:
 
     async def use() -> list[weakref.ref[object]]:
         await graph.shared(settings).send(account, {})
-        return [weakref.ref(graph.shared(settings)), weakref.ref(store.shared(settings))]
+        return [weakref.ref(graph.shared(settings)), weakref.ref(postgrest.shared(settings))]
 
     async def use_politely() -> None:
         await use()
         await graph.close_shared()
-        await store.close_shared()
+        await postgrest.close_shared()
 
     kept = [each for _ in range(5) for each in asyncio.run(use())]
     asyncio.run(use_politely())

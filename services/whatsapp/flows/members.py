@@ -1,0 +1,61 @@
+"""Who may write for a country, as far as it can be said before a request is read any further.
+
+The verbs ask again in their own transaction, so that a membership taken away works at once; this answer may be two
+seconds old. It is for those who may not: they learn nothing of a country and cost nothing but this.
+"""
+
+import asyncio
+import time
+
+from services.whatsapp.clients import postgrest
+from services.whatsapp.per_loop import PerLoop
+from services.whatsapp.refusals import refuse
+from services.whatsapp.settings import Settings
+
+_SECONDS = 2.0
+_MOST = 10_000
+_WRITERS = frozenset({"operator", "admin"})
+
+Roles = dict[str, str]
+"""A user's role by country."""
+
+
+async def check(user_id: str | None, settings: Settings, country_id: str | None = None, *, now: bool = False) -> None:
+    """Refuses `not_a_member` and `role_too_low`: of `country_id`, or where it is not known yet, of every country.
+
+    Without a user the caller is a trusted server. `now` asks the database, whatever it said a moment ago.
+    """
+    if user_id is None:
+        return
+    roles = await (
+        postgrest.shared(settings).roles_of(user_id) if now else _known.get(_Known).roles_of(user_id, settings)
+    )
+    held = roles.values() if country_id is None else [roles[country_id]] if country_id in roles else []
+    if not held:
+        raise refuse("not_a_member", field="country_id")
+    if _WRITERS.isdisjoint(held):
+        raise refuse("role_too_low", field="country_id")
+
+
+class _Known:
+    """What was read a moment ago, or is being read: many requests of a user at once ask once."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, tuple[float, asyncio.Task[Roles]]] = {}
+
+    async def roles_of(self, user_id: str, settings: Settings) -> Roles:
+        asked = self._asked.get(user_id)
+        if asked is None or asked[0] <= time.monotonic():
+            if len(self._asked) >= _MOST:
+                self._asked.clear()
+            reading = asyncio.ensure_future(postgrest.shared(settings).roles_of(user_id))
+            asked = self._asked[user_id] = (time.monotonic() + _SECONDS, reading)
+        try:
+            return await asyncio.shield(asked[1])
+        except Exception:
+            if self._asked.get(user_id) is asked:
+                del self._asked[user_id]
+            raise
+
+
+_known: PerLoop[_Known] = PerLoop()

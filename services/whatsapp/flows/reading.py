@@ -1,0 +1,147 @@
+"""The flow of reading states. Row level security decides what is there to be read.
+
+A long poll looks again until something changed, together with whoever waits with the same token.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from services.whatsapp import requests
+from services.whatsapp.clients import postgrest
+from services.whatsapp.flows.sending import waiting_for
+from services.whatsapp.flows.watching import Watch
+from services.whatsapp.meta.errors import lookup
+from services.whatsapp.per_loop import PerLoop
+from services.whatsapp.refusals import describe, refuse
+from services.whatsapp.settings import Settings
+
+MOST_IDS = 100
+PAGE = 100
+LONGEST_WAIT = 25.0
+"""Seconds. Below the shortest limit of common hosts and proxies."""
+_FINAL = frozenset({"read", "played", "failed", "refused", "cancelled", "expired", "received"})
+_TIMES = (
+    "created_at",
+    "send_at",
+    "expires_at",
+    "accepted_at",
+    "sent_at",
+    "delivered_at",
+    "read_at",
+    "played_at",
+    "failed_at",
+)
+_SETTLING = timedelta(seconds=10)
+
+
+async def by_ids(
+    message_ids: Sequence[str], token: str | None, wait: float, since: Mapping[str, str], settings: Settings
+) -> list[dict[str, Any]]:
+    """The messages with these ids, in their order; ids the caller may not see are left out.
+
+    With `wait` (seconds), answers when a message's state is no longer the one in `since` (id to state), or without
+    `since` when one changes; at once if all are final.
+    """
+    if not message_ids or len(message_ids) > MOST_IDS:
+        raise refuse("invalid_field", field="message_id", reason=f"give 1 to {MOST_IDS} ids, not {len(message_ids)}")
+    ids = list(dict.fromkeys(requests.uuid(each, "message_id") for each in message_ids))
+    rows = _in_order(ids, await _read(settings, token, ids))
+    known = {requests.uuid(each, "message_id"): state for each, state in since.items()}
+    known = known or {row["message_id"]: row["state"] for row in rows}
+    ends = time.monotonic() + min(wait, LONGEST_WAIT)
+    watch = _watches.get(lambda: Watch(partial(_read, settings)))
+    while not _news(rows, known) and not all(row["state"] in _FINAL for row in rows) and time.monotonic() < ends:
+        rows = _in_order(ids, await watch.look(token, ids))
+    return [view(row, settings) for row in rows]
+
+
+Row = dict[str, Any]
+_watches: PerLoop[Watch[str, Row]] = PerLoop()
+
+
+async def _read(settings: Settings, token: str | None, ids: Sequence[str]) -> dict[str, Row]:
+    return {row["message_id"]: row for row in await postgrest.for_readers(settings).messages(ids, token)}
+
+
+def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
+    return [found[each] for each in ids if each in found]
+
+
+async def of_country(
+    country_id: str, after: str | None, limit: int, token: str | None, settings: Settings
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
+
+    A message younger than ten seconds may appear again on the next page: one that was written by a slower
+    transaction may still have to be shown before it, and none is ever left out.
+    """
+    country_id = requests.country({"country_id": country_id})
+    if after is not None:
+        after = requests.uuid(after, "after", "invalid_cursor")
+    readers = postgrest.for_readers(settings)
+    # Asked before the page, and of the clock that makes the ids: ours may be minutes off.
+    horizon = _oldest_id(await readers.now() - _SETTLING)
+    rows = await readers.messages_after(country_id, after, limit, token)
+    if not rows:
+        return [], after
+    return [view(row, settings) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")
+
+
+def view(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """A message as a caller sees it: state, times, what went wrong and what can be done, and why it waits."""
+    seen = {
+        "message_id": row["message_id"],
+        "country_id": row["country_id"],
+        "account": row["account_id"],
+        "contact_id": row["contact_id"],
+        "direction": row["direction"],
+        "type": row["kind"],
+        "status": row["state"],
+        "ref": row["ref"],
+        "attempts": row["attempts"],
+        "times": {name.removesuffix("_at"): _iso(row[name]) for name in _TIMES if row[name] is not None},
+        "price": row["price"],
+        "error": _error(row),
+    }
+    if row["direction"] == "outbound" and row["state"] in ("queued", "scheduled"):
+        seen["waiting"] = waiting_for(row["country_id"], row["account_id"], settings)
+    return seen
+
+
+def _error(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    ours = row["refusal"] or ("outcome_unknown" if row["error_title"] == "outcome_unknown" else None)
+    if ours is not None:
+        known = describe(ours)
+        return {
+            "code": ours,
+            "message": known.message if known else ours,
+            "hint": known.remedy if known else None,
+        }
+    if row["error_code"] is None:
+        return None
+    entry = lookup(row["error_code"])
+    return {
+        "code": f"meta_{row['error_code']}",
+        "message": row["error_title"] or entry.title,
+        "details": row["error_details"],
+        "hint": entry.advice,
+    }
+
+
+def _iso(time: str) -> str:
+    """ISO 8601 in UTC: PostgREST writes it so, the local stack as Postgres does."""
+    return datetime.fromisoformat(time).astimezone(UTC).isoformat()
+
+
+def _news(rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]) -> bool:
+    return any(known.get(row["message_id"]) != row["state"] for row in rows)
+
+
+def _oldest_id(at: datetime) -> str:
+    """The smallest UUIDv7 of that moment."""
+    millis = int(at.timestamp() * 1000)
+    return str(UUID(int=(millis << 80) | (0x7 << 76) | (0x8 << 60)))

@@ -1,0 +1,157 @@
+"""The flow of sending one message: read the request, check its shape, and let the database judge and write it.
+
+The answer is given once the message is durable in the queue; it leaves by the drainer. Concurrent requests of one
+process share one call of `enqueue`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.whatsapp import requests
+from services.whatsapp.batching import GroupCommit, Overloaded
+from services.whatsapp.meta import templates
+from services.whatsapp.meta.messages import InvalidMessage, parse_message
+from services.whatsapp.per_loop import PerLoop
+from services.whatsapp.refusals import RefusalError, describe, refuse
+from services.whatsapp.settings import Settings
+
+_FIELDS = frozenset({"country_id", "account", "to", "message", "send_at", "expires_at", "ref"})
+_REQUIRED = ("country_id", "to", "message")
+_LONGEST_TYPE = 50
+_MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A message that is in the log and the queue. `waiting` is a notice: why it will not leave yet."""
+
+    message_id: str
+    status: str
+    account: str
+    waiting: dict[str, str] | None = None
+
+    def body(self) -> dict[str, object]:
+        body: dict[str, object] = {
+            "message_id": self.message_id,
+            "status": self.status,
+            "account": self.account,
+        }
+        return body | {"waiting": self.waiting} if self.waiting else body
+
+
+async def send(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Sent:
+    """Put one message into the queue.
+
+    `request` is the body of the send function, `key` its Idempotency-Key, `actor` the signed-in user or None for a
+    trusted server. Raises RefusalError with the field, the reason and the remedy.
+    """
+    item = read_request(request, key) | {"actor": actor}
+    # Imported here: a request that is refused for its shape needs no client of Supabase.
+    from services.whatsapp.flows import members
+
+    # Before anything of the country is looked at: an outsider learns neither its templates nor its keys.
+    await members.check(actor, settings, item["country_id"])
+    await _check_contract(item, settings)
+    try:
+        verdict = await _commits(settings).add(item)
+    except Overloaded:
+        raise refuse("database_unavailable") from None
+    if verdict["status"] == "refused":
+        raise refused(verdict, item)
+    return Sent(
+        verdict["message_id"],
+        verdict["state"],
+        verdict["account_id"],
+        waiting_for(item["country_id"], verdict["account_id"], settings),
+    )
+
+
+def waiting_for(country_id: str, account_id: str, settings: Settings) -> dict[str, str] | None:
+    """The notice of a message whose account has no credentials in the environment: it waits until they are there."""
+    account = settings.directory.account(country_id, account_id)
+    if account is not None and account.tokens:
+        return None
+    notice = describe("account_without_credentials")
+    assert notice is not None  # noqa: S101 - a row of our own table
+    return {"code": notice.code, "message": notice.message, "hint": notice.remedy}
+
+
+def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+    """The item for `enqueue` that the request describes. Raises RefusalError."""
+    requests.only(request, _FIELDS)
+    for name in _REQUIRED:
+        if name not in request:
+            raise refuse("missing_field", field=name)
+    country_id = requests.country(request)
+    return {
+        "country_id": country_id,
+        "account_id": requests.account(request),
+        **requests.recipient(request["to"], country_id),
+        **_message(request["message"]),
+        "key": requests.key(key),
+        "fingerprint": requests.fingerprint(request),
+        "send_at": requests.time(request, "send_at"),
+        "expires_at": requests.time(request, "expires_at"),
+        "ref": requests.ref(request),
+    }
+
+
+def refused(verdict: Mapping[str, Any], item: Mapping[str, Any]) -> RefusalError:
+    """The refusal the database gave, in words."""
+    of_template = str(verdict["code"]).startswith("template")
+    reason = f"{item.get('template_name')} in {item.get('template_language')}" if of_template else None
+    return refuse(verdict["code"], field=verdict.get("field"), reason=reason)
+
+
+async def _check_contract(item: Mapping[str, Any], settings: Settings) -> None:
+    """Refuses `template_parameters` where what is supplied does not fit the template as Meta approved it."""
+    if item["kind"] != "template":
+        return
+    # Imported here: a request that is refused for its shape needs no client of Supabase.
+    from services.whatsapp.clients import postgrest
+
+    contract = await postgrest.shared(settings).template_contract(
+        item["country_id"], item["account_id"], item["template_name"], item["template_language"]
+    )
+    problem = templates.check(contract, item["content"]["template"].get("components")) if contract is not None else None
+    # A repeated call gets its old answer, whatever the template has become since.
+    if problem is not None and not await postgrest.shared(settings).has_key(item["country_id"], item["key"]):
+        raise refuse("template_parameters", field=problem.field, reason=problem.reason)
+
+
+_per_loop: PerLoop[GroupCommit[dict[str, Any], dict[str, Any]]] = PerLoop()
+
+
+def _commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, Any]]:
+    return _per_loop.get(lambda: _new_commits(settings))
+
+
+def _new_commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, Any]]:
+    async def commit(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        # Imported here: a request that is refused for its shape needs no client of Supabase.
+        from services.whatsapp.clients import postgrest
+        from services.whatsapp.flows.bisecting import write_without_culprits
+
+        return await write_without_culprits(items, postgrest.shared(settings).enqueue, _cannot_be_stored)
+
+    return GroupCommit(commit, most=_MOST)
+
+
+def _cannot_be_stored(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"status": "refused", "code": "invalid_item"}
+
+
+def _message(value: object) -> dict[str, Any]:
+    try:
+        message = parse_message(value)
+    except InvalidMessage as error:
+        kind = str(value.get("type"))[:_LONGEST_TYPE] if isinstance(value, dict) else None
+        raise refuse(error.code, field=error.field, reason=error.reason, type=kind) from None
+    content = message.content()
+    if message.template_key is None:
+        return {"kind": content["type"], "content": content}
+    name, language = message.template_key
+    # Meta lists languages with an underscore and finds a translation by the exact code only.
+    language = content["template"]["language"]["code"] = language.replace("-", "_")
+    return {"kind": "template", "content": content, "template_name": name, "template_language": language}

@@ -1,0 +1,134 @@
+"""The flow of syncing: read every account's templates from Meta, and what Meta grants its number, and keep them so."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from services.whatsapp import log
+from services.whatsapp.clients import graph, postgrest
+from services.whatsapp.clients.graph import GraphError
+from services.whatsapp.directory import Account
+from services.whatsapp.meta.templates import contract_of
+from services.whatsapp.per_loop import PerLoop
+from services.whatsapp.refusals import RefusalError
+from services.whatsapp.settings import Settings
+
+_log = log.get("templates")
+
+
+async def sync(settings: Settings, country_id: str | None = None) -> list[dict[str, Any]]:
+    """Sync all accounts, or those of one country. An account's failure is in its report and stops no other."""
+    accounts = [each for each in settings.directory if country_id in (None, each.country_id)]
+    return [await _sync(account, settings) for account in accounts]
+
+
+_again: PerLoop[dict[Account, bool]] = PerLoop()
+
+
+async def refresh(accounts: Iterable[Account], settings: Settings) -> None:
+    """Sync these now, after a webhook about their templates. One that is being synced already is synced once more."""
+    again = _again.get(dict)
+    for account in accounts:
+        if account in again:
+            again[account] = True
+            continue
+        again[account] = True
+        try:
+            while again[account]:
+                again[account] = False
+                await _sync(account, settings)
+        finally:
+            del again[account]
+
+
+async def _sync(account: Account, settings: Settings) -> dict[str, Any]:
+    """Its templates and its number, each for itself: what cannot be read of the one does not keep the other back."""
+    report: dict[str, Any] = {"country_id": account.country_id, "account": account.account_id}
+    for part in (_sync_templates, _sync_number):
+        try:
+            report |= await part(account, settings)
+        except Exception as error:
+            report.setdefault("error", _explained(error))
+            _log.error("sync_failed", country_id=account.country_id, account_id=account.account_id, error=error)
+    return report
+
+
+async def _sync_templates(account: Account, settings: Settings) -> dict[str, Any]:
+    listing = await graph.shared(settings).templates(account)
+    rows = [row for row in map(row_of, listing.rows) if row is not None]
+    # What a complete listing lacks, Meta has removed.
+    complete = listing.complete and len(rows) == len(listing.rows)
+    if not complete:
+        _log.warning("listing_incomplete", country_id=account.country_id, account_id=account.account_id, rows=len(rows))
+    synced = await postgrest.shared(settings).sync_templates(
+        account.country_id, account.account_id, rows, complete=complete
+    )
+    return synced if complete else synced | {"incomplete": True}
+
+
+async def _sync_number(account: Account, settings: Settings) -> dict[str, Any]:
+    number = number_of(await graph.shared(settings).number(account))
+    return await postgrest.shared(settings).sync_number(account.country_id, account.account_id, number)
+
+
+def _explained(error: Exception) -> dict[str, Any]:
+    if isinstance(error, GraphError):
+        return {"code": error.failure.code if error.failure else None, "message": str(error)}
+    if isinstance(error, postgrest.Rejected):  # such as an account that has no row in whatsapp.accounts
+        return {"code": error.code, "message": error.reason}
+    if isinstance(error, RefusalError):
+        return {"code": error.code, "message": str(error)}
+    return {"code": "internal_error", "message": type(error).__name__}
+
+
+def row_of(template: dict[str, Any]) -> dict[str, Any] | None:
+    """A template of Meta's as a row; None if not even its name can be read. Its id stays behind: ids of Meta are
+    never stored."""
+    name, language = _text(template.get("name")), _text(template.get("language"))
+    if not name or not language:
+        return None
+    components: Any = template.get("components")
+    category = _text(template.get("category"))
+    contract = contract_of(components, category)
+    if not _storable(components):
+        components, contract = None, {"unsupported": "its components hold characters that cannot be stored"}
+    quality, reason = template.get("quality_score"), _text(template.get("rejected_reason"))
+    return {
+        "name": name,
+        "language": language.replace("-", "_"),
+        "status": _text(template.get("status")),
+        "category": category,
+        "parameter_format": _text(template.get("parameter_format")),
+        "components": components,
+        "contract": contract,
+        "quality": _text(quality.get("score")) if isinstance(quality, dict) else None,
+        "reason": reason if reason != "NONE" else None,
+    }
+
+
+_LONGEST = 512
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _LONGEST and _storable(value) else None
+
+
+def _storable(value: object) -> bool:
+    """Whether Postgres takes it: no NUL, no half of a character."""
+    try:
+        return b"\\u0000" not in orjson.dumps(value)
+    except TypeError:
+        return False
+
+
+def number_of(node: dict[str, Any]) -> dict[str, Any]:
+    """What Meta grants a number, in Meta's words. A member Meta left out is None: it changes nothing."""
+    throughput = node.get("throughput")
+    coexistence = node.get("is_on_biz_app")
+    return {
+        "messaging_limit": node.get("whatsapp_business_manager_messaging_limit", node.get("messaging_limit_tier")),
+        "throughput": throughput.get("level") if isinstance(throughput, dict) else None,
+        "coexistence": coexistence if isinstance(coexistence, bool) else None,
+        "quality": node.get("quality_rating"),
+    }

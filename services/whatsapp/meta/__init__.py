@@ -1,0 +1,1 @@
+"""What Meta says, pure: its messages, its events, its templates, its errors."""
