@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults dev check format bench lock clean
+.PHONY: help setup demo test faults dev check format migrations bench lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -46,6 +46,9 @@ format: $(READY) ## put the code into its format
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 	@$(VENV)/bin/deno fmt --quiet --line-width 130 supabase/functions
+
+migrations: $(READY) ## write supabase/migrations from supabase/schemas, where SQL is edited
+	@$(RUN) -m tests.local.sources
 
 bench: $(READY) ## measure, side by side with what else there is
 	@$(RUN) -m tests.benchmarks

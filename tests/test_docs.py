@@ -101,17 +101,19 @@ def test_whatsapp_describes_every_door() -> None:
 
 
 def test_architecture_names_every_table() -> None:
-    migrations = "".join(path.read_text() for path in sorted((ROOT / "supabase" / "migrations").glob("*.sql")))
-    tables = set(re.findall(r"create table (?:if not exists )?whatsapp\.(\w+)", migrations))
+    tables = set(re.findall(r"create table (?:if not exists )?whatsapp\.(\w+)", _sql()))
     assert tables
     text = ARCHITECTURE.read_text(encoding="utf-8")
     assert not {table for table in tables if f"`{table}`" not in text}
 
 
+def _sql() -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "supabase" / "schemas").rglob("*.sql")))
+
+
 def test_every_state_is_explained() -> None:
-    tables = next((ROOT / "supabase" / "migrations").glob("*_tables.sql")).read_text()
     states = set(
-        re.findall(r"'(\w+)'", tables.partition("state text not null check (state in (\n")[2].partition("))")[0])
+        re.findall(r"'(\w+)'", _sql().partition("state text not null check (state in (\n")[2].partition("))")[0])
     )
     assert "received" in states
     section = WHATSAPP.read_text(encoding="utf-8").partition("\n## States\n")[2].partition("\n## ")[0]

@@ -14,9 +14,9 @@ API_ROLE = "authenticator"
 _HOSTED = Path(__file__).with_name("hosted.sql")
 
 
-def prepare(postgres: Postgres) -> None:
+def prepare(postgres: Postgres, database: str = "postgres") -> None:
     """Create what hosted Supabase provides: roles, the schema auth with its functions, the history table."""
-    with psycopg.connect(postgres.url(ADMIN), autocommit=True) as connection, connection.transaction():
+    with psycopg.connect(postgres.url(ADMIN, database), autocommit=True) as connection, connection.transaction():
         connection.execute("set local client_min_messages = error")
         connection.execute(_HOSTED.read_bytes())
         for role in (API_ROLE, "postgres"):
@@ -30,7 +30,7 @@ def migrate(postgres: Postgres, folder: Path = SUPABASE) -> list[str]:
     Each file is one transaction. Runs as `postgres`, which is not a superuser, as on hosted.
     Raises psycopg.Error, with the name of the file as a note.
     """
-    _ensure_auth_users(postgres)
+    ensure_auth_users(postgres)
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         applied = {row[0] for row in connection.execute("select version from supabase_migrations.schema_migrations")}
         files = sorted((folder / "migrations").glob("*_*.sql"))
@@ -59,9 +59,9 @@ def _apply(connection: psycopg.Connection, file: Path) -> None:
         raise
 
 
-def _ensure_auth_users(postgres: Postgres) -> None:
+def ensure_auth_users(postgres: Postgres, database: str = "postgres") -> None:
     """Lite makes the tables of auth when it starts; migrations need auth.users where it does not run as well."""
-    with psycopg.connect(postgres.url(ADMIN), autocommit=True) as connection:
+    with psycopg.connect(postgres.url(ADMIN, database), autocommit=True) as connection:
         connection.execute("set client_min_messages = error; set role authenticator")
         connection.execute(
             "create table if not exists auth.users (id uuid primary key, aud text, role text, email text unique,"

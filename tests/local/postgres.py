@@ -41,9 +41,9 @@ class Postgres:
     version: int
     _spawn: Callable[[], processes.Child]
 
-    def url(self, role: str = "postgres") -> str:
+    def url(self, role: str = "postgres", database: str = "postgres") -> str:
         """The connection URL of a role."""
-        return f"postgresql://{role}:{self.password}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://{role}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def stop(self) -> None:
         """Stop the server; connections still open are closed."""

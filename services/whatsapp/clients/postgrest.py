@@ -97,7 +97,7 @@ class Store:
         self._server = self._client(settings.secret_key, settings.secret_key)
 
     async def enqueue(self, items: Sequence[Row]) -> list[Row]:
-        """A verdict per item, in order. See supabase/migrations/…_enqueue.sql for the shapes of all verbs."""
+        """A verdict per item, in order. See supabase/schemas/enqueue.sql for the shapes of all verbs."""
         return list(await self._call("enqueue", {"p_items": items}))
 
     async def claim(

@@ -5,7 +5,7 @@ Promises kept here:
   * A POST is never repeated. Only an answer of Meta's, or a connection that was never made, gives a message back to
     the queue.
   * What Meta answered is kept until the database has taken it, however long that takes within this process
-    (settling.py). If the process dies, the lease runs out and the message becomes unknown (…_sweep.sql).
+    (settling.py). If the process dies, the lease runs out and the message becomes unknown (sweep.sql).
   * Nothing is posted that was not announced before (announcing.py): what a dead process had not announced was not sent.
   * A claim is asked for under one id until it is answered: what may have been leased to us is never left lying about.
   * Sweeping comes after claiming and beside it: however much there is to sweep, and whatever fails in it, messages
@@ -67,7 +67,7 @@ _SWEEP_EVERY = 10.0
 _SWEEP_LONGEST = 5.0
 """Seconds after which a job's piece is not waited for any longer."""
 _SWEEP_FULL = 500
-"""Rows after which a job has more to do. The same as in …_sweep.sql."""
+"""Rows after which a job has more to do. The same as in sweep.sql."""
 _SWEEP_SHARE = 4
 """While messages leave, sweeping rests this many times as long as it took."""
 _KICK_BUDGET = 20.0

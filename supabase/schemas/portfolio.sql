@@ -33,18 +33,18 @@ comment on table whatsapp_internal.portfolio_minutes is 'How many people of port
 revoke all on whatsapp_internal.portfolio_people, whatsapp_internal.portfolio_minutes from public, anon, authenticated, service_role;
 
 -- The last minute that no longer counts.
-create function whatsapp_internal.portfolio_horizon(p_at timestamptz) returns timestamptz
+create or replace function whatsapp_internal.portfolio_horizon(p_at timestamptz) returns timestamptz
 language sql stable parallel safe
 return p_at - interval '24 hours 1 minute';
 
 -- A person as portfolios know them.
-create function whatsapp_internal.person_of(match_key text, bsuid text) returns uuid
+create or replace function whatsapp_internal.person_of(match_key text, bsuid text) returns uuid
 language sql immutable parallel safe
 return md5(coalesce(match_key, bsuid))::uuid;
 
 -- The limit of a portfolio; null is unlimited. The lowest that Meta told one of its accounts: an account that was told nothing, as one that has
 -- just been added, says nothing of it. Where none was told, what Meta gives a new business.
-create function whatsapp_internal.portfolio_limit(p_portfolio text) returns integer
+create or replace function whatsapp_internal.portfolio_limit(p_portfolio text) returns integer
 language sql stable parallel safe set search_path = ''
 as $$
   select case when count(a.messaging_limit) = 0 then 250 else min(nullif(a.messaging_limit, -1)) end
@@ -54,7 +54,7 @@ $$;
 -- How many people may still be written to, and when the next one is freed; `room` is null where there is no limit. Whoever asks holds the
 -- portfolio until the end of the transaction, so that claims for its numbers cannot spend the same room. Ask for portfolios in the order of
 -- their names: no deadlocks.
-create function whatsapp_internal.portfolio_room(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
+create or replace function whatsapp_internal.portfolio_room(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -68,7 +68,7 @@ end
 $$;
 
 -- The same at a glance, for whoever spends nothing.
-create function whatsapp_internal.portfolio_left(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
+create or replace function whatsapp_internal.portfolio_left(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -83,7 +83,7 @@ end
 $$;
 
 -- These people are being written to. The caller holds the portfolio.
-create function whatsapp_internal.count_people(p_portfolio text, p_people uuid[], p_at timestamptz) returns void
+create or replace function whatsapp_internal.count_people(p_portfolio text, p_people uuid[], p_at timestamptz) returns void
 language sql volatile set search_path = ''
 as $$
   with known as materialized (
@@ -107,7 +107,7 @@ as $$
 $$;
 
 -- Forgets who no longer counts, a piece at a time.
-create function whatsapp_internal.sweep_portfolios(p_limit integer) returns integer
+create or replace function whatsapp_internal.sweep_portfolios(p_limit integer) returns integer
 language sql volatile set search_path = ''
 as $$
   with people as (
@@ -125,7 +125,7 @@ $$;
 
 -- Single messages that wait for the limit or for the end of quiet hours need not wait longer than these do: a limit that Meta raises, or quiet
 -- hours that somebody changes, let them go. The most urgent first, as many as there is room for, and never more than p_limit at once.
-create function whatsapp_internal.sweep_held(p_limit integer) returns integer
+create or replace function whatsapp_internal.sweep_held(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -168,7 +168,7 @@ end
 $$;
 
 -- A campaign that waits for its limit or for the end of quiet hours is looked at anew when these are changed.
-create function whatsapp_internal.release_holds() returns trigger
+create or replace function whatsapp_internal.release_holds() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
@@ -191,11 +191,11 @@ begin
   return null;
 end
 $$;
-create trigger lanes_follow after update on whatsapp.accounts
+create or replace trigger lanes_follow after update on whatsapp.accounts
   referencing old table as removed new table as added for each statement execute function whatsapp_internal.release_holds();
 
 -- Meta's word for a limit as a number: -1 is unlimited, null says nothing (TIER_NOT_SET, or a word not known here).
-create function whatsapp_internal.people_of_tier(tier text) returns integer
+create or replace function whatsapp_internal.people_of_tier(tier text) returns integer
 language sql immutable parallel safe
 return case
   when tier in ('-1', 'UNLIMITED', 'TIER_UNLIMITED') then -1

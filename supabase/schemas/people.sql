@@ -54,7 +54,7 @@ create type whatsapp_internal.holder as (
 
 -- These three are inlined into the queries that use them, so they have no settings of their own; every name in them is qualified.
 
-create function whatsapp_internal.holder_of_number(p_country text, p_match_key text, p_at timestamptz)
+create or replace function whatsapp_internal.holder_of_number(p_country text, p_match_key text, p_at timestamptz)
 returns setof whatsapp_internal.holder
 language sql stable
 as $$
@@ -67,7 +67,7 @@ as $$
   limit 1
 $$;
 
-create function whatsapp_internal.holder_of_bsuid(p_country text, p_bsuid text) returns setof whatsapp_internal.holder
+create or replace function whatsapp_internal.holder_of_bsuid(p_country text, p_bsuid text) returns setof whatsapp_internal.holder
 language sql stable
 as $$
   select c.contact_id, false, c.match_key, c.bsuid, c.bound_at from whatsapp.contacts c where c.country_id = p_country and c.bsuid = p_bsuid
@@ -79,7 +79,7 @@ as $$
 $$;
 
 -- Whose an event is. The BSUID says who, the number only where.
-create function whatsapp_internal.contact_of(p_country text, p_match_key text, p_bsuid text, p_at timestamptz) returns table (contact_id uuid)
+create or replace function whatsapp_internal.contact_of(p_country text, p_match_key text, p_bsuid text, p_at timestamptz) returns table (contact_id uuid)
 language sql stable
 as $$
   select b.contact_id from whatsapp_internal.holder_of_bsuid(p_country, p_bsuid) b
@@ -90,7 +90,7 @@ $$;
 
 -- What a batch of events tells of people beyond what is known: null if nothing, as of nearly all statuses.
 -- In plpgsql, as the two after it: an SQL function that is not inlined would be planned anew for each batch.
-create function whatsapp_internal.people_of(p_events jsonb[]) returns whatsapp_internal.person[]
+create or replace function whatsapp_internal.people_of(p_events jsonb[]) returns whatsapp_internal.person[]
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -129,7 +129,7 @@ end
 $$;
 
 -- Those of them that are not plain: whose names belong to two rows, or go together otherwise than they did.
-create function whatsapp_internal.in_question(p_people whatsapp_internal.person[], p_again boolean default false)
+create or replace function whatsapp_internal.in_question(p_people whatsapp_internal.person[], p_again boolean default false)
 returns whatsapp_internal.person[]
 language plpgsql stable set search_path = ''
 as $$
@@ -155,7 +155,7 @@ end
 $$;
 
 -- Whether a batch makes people or may join some: what it does then, it does alone (hold_countries).
-create function whatsapp_internal.makes_people(p_people whatsapp_internal.person[]) returns boolean
+create or replace function whatsapp_internal.makes_people(p_people whatsapp_internal.person[]) returns boolean
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -173,7 +173,7 @@ $$;
 
 -- Takes the locks of the rows that are about to become one, and of the messages the batch's statuses speak of, in the order of all verbs: whatever
 -- is locked later in the batch is locked already. Only a batch with somebody in question pays for it.
-create function whatsapp_internal.lock_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
+create or replace function whatsapp_internal.lock_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -216,7 +216,7 @@ end
 $$;
 
 -- Everybody known whom the batch may change: whom its events come from or name, and to whom the messages went of which Meta tells more than a state.
-create function whatsapp_internal.hold_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
+create or replace function whatsapp_internal.hold_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -253,7 +253,7 @@ end
 $$;
 
 -- The messages of these contacts (of those with `p_wanted`) and the ones these statuses speak of, then their rows of the queue.
-create function whatsapp_internal.lock_messages(p_countries text[], p_contacts uuid[], p_wanted boolean[], p_statuses jsonb[]) returns void
+create or replace function whatsapp_internal.lock_messages(p_countries text[], p_contacts uuid[], p_wanted boolean[], p_statuses jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -296,7 +296,7 @@ end
 $$;
 
 -- Held so that nobody begins a conversation with them meanwhile.
-create function whatsapp_internal.lock_contacts(p_countries text[], p_contacts uuid[]) returns void
+create or replace function whatsapp_internal.lock_contacts(p_countries text[], p_contacts uuid[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -317,7 +317,7 @@ end
 $$;
 
 -- The people of a batch: found by either name, made known if new, and told what Meta now calls them.
-create function whatsapp_internal.meet_contacts(p_people whatsapp_internal.person[]) returns void
+create or replace function whatsapp_internal.meet_contacts(p_people whatsapp_internal.person[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -355,7 +355,7 @@ end
 $$;
 
 -- Contacts for those nobody has heard of.
-create function whatsapp_internal.make_known(p_people whatsapp_internal.person[]) returns void
+create or replace function whatsapp_internal.make_known(p_people whatsapp_internal.person[]) returns void
 language sql volatile set search_path = ''
 as $$
   insert into whatsapp.contacts (country_id, wa_id, match_key, bsuid, bsuid_portfolio, bound_at)
@@ -370,7 +370,7 @@ as $$
 $$;
 
 -- What is told of people who are known: the name that was missing, where an event names both and the other one is theirs; and what they are called.
-create function whatsapp_internal.learn_names(p_people whatsapp_internal.person[]) returns void
+create or replace function whatsapp_internal.learn_names(p_people whatsapp_internal.person[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -422,7 +422,7 @@ $$;
 
 -- One person who is not plain: finds the rows their names belong to, decides which of them can be this person, makes them one, and gives the
 -- one the names that hold now. What it no longer is called goes to former_names.
-create function whatsapp_internal.meet_person(p whatsapp_internal.person) returns void
+create or replace function whatsapp_internal.meet_person(p whatsapp_internal.person) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -567,7 +567,7 @@ end
 $$;
 
 -- Whether a row that is known with one BSUID cannot be the person of these. BSUIDs of two portfolios say nothing about each other.
-create function whatsapp_internal.are_two(p_country text, p_contact uuid, p_bsuid text, p_others text[], p_portfolio text) returns boolean
+create or replace function whatsapp_internal.are_two(p_country text, p_contact uuid, p_bsuid text, p_others text[], p_portfolio text) returns boolean
 language sql stable set search_path = ''
 as $$
   select coalesce(p_bsuid <> all (array_remove(p_others, null)) and cardinality(array_remove(p_others, null)) > 0 and not exists (
@@ -576,7 +576,7 @@ as $$
 $$;
 
 -- A person's number is another's after this time.
-create function whatsapp_internal.let_go(p_country text, p_contact uuid, p_match_key text, p_at timestamptz) returns void
+create or replace function whatsapp_internal.let_go(p_country text, p_contact uuid, p_match_key text, p_at timestamptz) returns void
 language sql volatile set search_path = ''
 as $$
   insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
@@ -588,7 +588,7 @@ as $$
 $$;
 
 -- The wish to be left alone stays with the number, for whoever asked for it may be the one who has it now. What they say themselves lifts it.
-create function whatsapp_internal.inherit_wishes(p_country text, p_from uuid, p_into uuid) returns void
+create or replace function whatsapp_internal.inherit_wishes(p_country text, p_from uuid, p_into uuid) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -605,7 +605,7 @@ $$;
 
 -- Two rows are one person: everything of the one goes to the other, which is then judged, paced and shown as one. A message in flight keeps its
 -- lease. The names are the caller's to set.
-create function whatsapp_internal.join_contacts(p_country text, p_into uuid, p_from uuid) returns void
+create or replace function whatsapp_internal.join_contacts(p_country text, p_into uuid, p_from uuid) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -660,7 +660,7 @@ $$;
 
 -- A person gets one message of a campaign. Of two that both rows have, one that still waits is refused; what is on its way or was sent stays, and
 -- the later of two sent is marked as the campaign's second.
-create function whatsapp_internal.join_campaigns(p_country text, p_into uuid, p_from uuid) returns void
+create or replace function whatsapp_internal.join_campaigns(p_country text, p_into uuid, p_from uuid) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -715,7 +715,7 @@ $$;
 -- Meta's answer may tell the WhatsApp id or BSUID of a person whose number we dialled. The acceptance it came with matters more: so this waits for
 -- nobody, and whatever goes wrong here is left to the status that follows, which names both. Where two people turn out to be one they are joined.
 -- A row whose number has changed since is told nothing: the answer speaks of the old one.
-create function whatsapp_internal.learn_ids(p_results whatsapp_internal.result[]) returns void
+create or replace function whatsapp_internal.learn_ids(p_results whatsapp_internal.result[]) returns void
 language plpgsql volatile set search_path = '' set lock_timeout = '100ms'
 as $$
 declare

@@ -38,7 +38,7 @@ comment on column whatsapp.consents.recorded_by is 'The signed-in user who recor
 
 -- A word by which spellings meet: without accents, in lower case, with one space where whitespace and punctuation stood. By code points, so
 -- that it does not depend on the database's locale but for the case of letters beyond a to z.
-create function whatsapp_internal.plain_word(word text) returns text
+create or replace function whatsapp_internal.plain_word(word text) returns text
 language sql immutable parallel safe
 return trim(regexp_replace(
   lower(regexp_replace(normalize(word, nfkd), '[\u0300-\u036f]', '', 'g')),
@@ -78,7 +78,7 @@ create type whatsapp_internal.consent as (
 );
 
 -- Writes the facts and what follows from them into contacts. Answers whose standing it changed.
-create function whatsapp_internal.add_consents(p_facts whatsapp_internal.consent[]) returns table (country_id text, contact_id uuid)
+create or replace function whatsapp_internal.add_consents(p_facts whatsapp_internal.consent[]) returns table (country_id text, contact_id uuid)
 language plpgsql volatile set search_path = ''
 as $$
 #variable_conflict use_column
@@ -114,7 +114,7 @@ end
 $$;
 
 -- What holds for these people, by their facts and by what stands in their rows. Answers whose standing it changed. The caller holds the rows.
-create function whatsapp_internal.stand(p_countries text[], p_contacts uuid[]) returns table (country_id text, contact_id uuid)
+create or replace function whatsapp_internal.stand(p_countries text[], p_contacts uuid[]) returns table (country_id text, contact_id uuid)
 language sql volatile set search_path = ''
 as $$
   with told as materialized (
@@ -151,7 +151,7 @@ as $$
 $$;
 
 -- Which member of a row could not be written, or null.
-create function whatsapp_internal.unwritable_consent(p_row jsonb) returns text
+create or replace function whatsapp_internal.unwritable_consent(p_row jsonb) returns text
 language sql stable
 return case
   when jsonb_typeof(p_row) is distinct from 'object' then 'row'
@@ -167,7 +167,7 @@ end;
 --   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
 --   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
 -- People not known yet are made known. A row that could not be written is refused as `invalid_item`, alone.
-create function whatsapp.record_consents(p_country text, p_actor uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
+create or replace function whatsapp.record_consents(p_country text, p_actor uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 set jit = off set plan_cache_mode = force_generic_plan
@@ -239,7 +239,7 @@ comment on function whatsapp.record_consents is 'Records opt-ins and opt-outs wi
 -- ── What people say themselves ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 -- Ingest's part: Meta's marketing stop and resume, and stop words. Every event is new, and its person known.
-create function whatsapp_internal.hear_consents(p_events jsonb[]) returns void
+create or replace function whatsapp_internal.hear_consents(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -263,7 +263,7 @@ begin
 end
 $$;
 
-create function whatsapp_internal.hear_stop_words(p_events jsonb[]) returns void
+create or replace function whatsapp_internal.hear_stop_words(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare

@@ -2,7 +2,7 @@
 -- `claim` asks it again in the transaction of the lease, so nothing gets past however long it waited.
 -- It is pure: everything it needs is an argument. A gate that cannot decide says no.
 
-create function whatsapp_internal.refusal(
+create or replace function whatsapp_internal.refusal(
   account_state text,
   kind text,
   category text,
@@ -46,7 +46,7 @@ comment on function whatsapp_internal.refusal is 'Why a message may not go now, 
 
 -- When the quiet hours that hold at `at` end, or null if none hold. The end is found on the account's own calendar, not by adding hours, so
 -- a night in which the clocks change is no matter.
-create function whatsapp_internal.quiet_end(time_zone text, quiet_from time, quiet_until time, at timestamptz) returns timestamptz
+create or replace function whatsapp_internal.quiet_end(time_zone text, quiet_from time, quiet_until time, at timestamptz) returns timestamptz
 language sql stable parallel safe
 return case
   when quiet_from is null or quiet_from = quiet_until then null
@@ -60,17 +60,17 @@ end;
 comment on function whatsapp_internal.quiet_end is 'The end of the quiet hours in force, or null. Marketing waits for it; nothing is refused.';
 
 -- The lane a message waits in and how urgent the lane is: a person's answer, then what they asked for, then marketing.
-create function whatsapp_internal.lane_of(kind text, category text) returns text
+create or replace function whatsapp_internal.lane_of(kind text, category text) returns text
 language sql immutable parallel safe
 return case when kind <> 'template' then 'reply' when category in ('UTILITY', 'AUTHENTICATION') then 'utility' else 'marketing' end;
 
-create function whatsapp_internal.lane_priority(lane text) returns smallint
+create or replace function whatsapp_internal.lane_priority(lane text) returns smallint
 language sql immutable parallel safe
 return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
 
 -- How far apart the slots of a number lie. Meta counts arrivals, and what leaves evenly does not arrive evenly: the room for 50 ms of
 -- difference on the way is what keeps any moving second within the rate. It costs a twentieth; one 130429 costs half for a minute.
-create function whatsapp_internal.slot_step(messages_per_second integer, rate_factor real) returns interval
+create or replace function whatsapp_internal.slot_step(messages_per_second integer, rate_factor real) returns interval
 language sql immutable parallel safe
 return interval '1.05 seconds' / (messages_per_second * rate_factor);
 

@@ -67,7 +67,7 @@ select whatsapp_internal.let_members_read('campaign_counts');
 
 -- ── Counting ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-create function whatsapp_internal.count_inserted() returns trigger
+create or replace function whatsapp_internal.count_inserted() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
@@ -77,7 +77,7 @@ begin
 end
 $$;
 
-create function whatsapp_internal.count_updated() returns trigger
+create or replace function whatsapp_internal.count_updated() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
@@ -104,13 +104,13 @@ begin
 end
 $$;
 
-create trigger campaign_inserted after insert on whatsapp.messages
+create or replace trigger campaign_inserted after insert on whatsapp.messages
   referencing new table as added for each statement execute function whatsapp_internal.count_inserted();
-create trigger campaign_updated after update on whatsapp.messages
+create or replace trigger campaign_updated after update on whatsapp.messages
   referencing old table as removed new table as added for each statement execute function whatsapp_internal.count_updated();
 
 -- Runs as the caller: row level security decides whose campaign may be read.
-create function whatsapp.campaign_progress(p_country text, p_campaign uuid) returns jsonb
+create or replace function whatsapp.campaign_progress(p_country text, p_campaign uuid) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_build_object(
@@ -140,12 +140,12 @@ $$;
 -- ── Opening and filling ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 -- The lane of a campaign: behind replies and utility, beside other campaigns and marketing.
-create function whatsapp_internal.lane_of_campaign(p_campaign uuid) returns text
+create or replace function whatsapp_internal.lane_of_campaign(p_campaign uuid) returns text
 language sql immutable parallel safe
 return 'campaign:' || p_campaign;
 
 -- Why a user may not run the country's campaigns, or nothing. Without a user the caller is a trusted server.
-create function whatsapp_internal.refuse_actor(p_country text, p_actor uuid) returns text
+create or replace function whatsapp_internal.refuse_actor(p_country text, p_actor uuid) returns text
 language sql stable set search_path = ''
 as $$
   select case
@@ -160,7 +160,7 @@ $$;
 --   p_campaign  {country_id, actor?, campaign_id} to append, or {country_id, actor?, account_id?, name, template_name, template_language,
 --               send_at?, valid_until?, draft?, key, fingerprint} for a new one
 --   returns     {campaign_id, account_id, state, template_name, template_language, contract}  or  {code, field}
-create function whatsapp.open_campaign(p_campaign jsonb[]) returns jsonb
+create or replace function whatsapp.open_campaign(p_campaign jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -244,7 +244,7 @@ $$;
 
 -- A key of a bulk call: null if it is new and taken now, else what it was answered, or that it was used for something else. Of two calls with one
 -- key the second waits here for the first.
-create function whatsapp_internal.answer_of_key(p_country text, p_scope text, p_key text, p_fingerprint text) returns jsonb
+create or replace function whatsapp_internal.answer_of_key(p_country text, p_scope text, p_key text, p_fingerprint text) returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -268,7 +268,7 @@ $$;
 -- Arrays, because taking a jsonb object a row apart costs as much as writing the row's queue entry. Every lookup is a lateral with a limit:
 -- it can only be made row by row through its index, so a chunk costs the same whatever the campaign and the country hold already.
 -- A row that could not be written (no phone number, too long) is refused as `invalid_item`, alone.
-create function whatsapp.enqueue_campaign(
+create or replace function whatsapp.enqueue_campaign(
   p_country text, p_campaign uuid, p_key text, p_fingerprint text, p_rows integer[], p_phones text[], p_match_keys text[], p_bsuids text[],
   p_contact_ids uuid[], p_components text[], p_refs text[]
 ) returns jsonb
@@ -438,7 +438,7 @@ $$;
 --   returns    campaign_progress  or  {"code", "field"}
 -- Takes effect with the next claim: what is not leased yet stays. A cancelled campaign's messages are ended by sweep, a piece at a time.
 -- Whoever starts or resumes one whose template may not be sent now finds it paused for its template, and it goes on with that.
-create function whatsapp.control_campaign(p_country text, p_campaign uuid, p_action text, p_actor uuid) returns jsonb
+create or replace function whatsapp.control_campaign(p_country text, p_campaign uuid, p_action text, p_actor uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -490,7 +490,7 @@ $$;
 --   returns    {country_id, account, state, reason, code, since, paused_until, templates_paused_until}  or  {"code", "field"}
 -- The one call after Meta's stop codes: the cause is cleared at Meta, a person says so here, and everything that waited goes on. Disabled
 -- accounts are enabled where they were disabled: in SQL.
-create function whatsapp.control_account(p_country text, p_account text, p_action text, p_actor uuid) returns jsonb
+create or replace function whatsapp.control_account(p_country text, p_account text, p_action text, p_actor uuid) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -533,7 +533,7 @@ $$;
 -- A template that may not be sent pauses its running campaigns, whoever found out: a webhook, Meta's answer to a message, or a sync. So does
 -- one that Meta lists no more, for nothing else would ever end the turns of its messages. When it may be sent again, they go on by themselves;
 -- what a person paused stays paused.
-create function whatsapp_internal.follow_templates() returns trigger
+create or replace function whatsapp_internal.follow_templates() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
@@ -556,17 +556,17 @@ begin
   return null;
 end
 $$;
-create trigger campaigns_follow after update on whatsapp.templates
+create or replace trigger campaigns_follow after update on whatsapp.templates
   referencing new table as changed for each statement execute function whatsapp_internal.follow_templates();
-create trigger campaigns_follow_back after insert on whatsapp.templates
+create or replace trigger campaigns_follow_back after insert on whatsapp.templates
   referencing new table as changed for each statement execute function whatsapp_internal.follow_templates();
-create trigger campaigns_follow_removed after delete on whatsapp.templates
+create or replace trigger campaigns_follow_removed after delete on whatsapp.templates
   referencing old table as changed for each statement execute function whatsapp_internal.follow_templates();
 
 -- ── Sweep's part ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 -- Ends the messages of cancelled campaigns, a piece at a time.
-create function whatsapp_internal.sweep_cancelled(p_limit integer) returns integer
+create or replace function whatsapp_internal.sweep_cancelled(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -607,7 +607,7 @@ end
 $$;
 
 -- Starts what is due, completes what has nothing left to send, pauses what fails too often, and folds counts together.
-create function whatsapp_internal.sweep_campaigns() returns void
+create or replace function whatsapp_internal.sweep_campaigns() returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare

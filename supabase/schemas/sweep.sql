@@ -7,11 +7,11 @@
 --   unknowns     past their deadline: no status came although the account's webhooks are alive after it: proved unsent as well as it can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything else ends as
 --                failed: outcome_unknown, for a person to decide. If the feed is silent, it waits on, a day at the most
 --   accounts     paused until a time that has come are active again; throttled numbers regain their rate
---   campaigns    started, completed, paused for their failures (…_campaigns.sql)
+--   campaigns    started, completed, paused for their failures (campaigns.sql)
 --   due          scheduled messages whose time has come are shown as queued
 --   expired      out of the queue, however long their lane is paused
---   cancelled    the messages of campaigns that are (…_campaigns.sql)
---   held         messages that waited for Meta's messaging limit, once there is room (…_portfolio.sql)
+--   cancelled    the messages of campaigns that are (campaigns.sql)
+--   held         messages that waited for Meta's messaging limit, once there is room (portfolio.sql)
 --   parked       statuses whose message became known at the same moment
 --   retention    webhook events and idempotency keys too old to matter
 --   portfolios   people whom a portfolio no longer counts
@@ -22,7 +22,7 @@
 --   p_keep     how long webhook events are kept; idempotency keys are kept for seven days
 --   returns    jsonb  the rows each job moved, by its name (null where it does not count them), and "failed": the names of those undone
 
-create function whatsapp_internal.sweep_leases(p_limit integer) returns integer
+create or replace function whatsapp_internal.sweep_leases(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -77,7 +77,7 @@ end
 $$;
 
 -- Since when no gap is known in a number's feed, now that sweep looks: if it has not for so long, we were away until now.
-create function whatsapp_internal.feed_since(known timestamptz, swept_at timestamptz, unknown_deadline interval) returns timestamptz
+create or replace function whatsapp_internal.feed_since(known timestamptz, swept_at timestamptz, unknown_deadline interval) returns timestamptz
 language sql stable parallel safe
 return case when swept_at < now() - least(unknown_deadline, interval '2 minutes') then now() else known end;
 
@@ -89,7 +89,7 @@ return case when swept_at < now() - least(unknown_deadline, interval '2 minutes'
 -- which no webhook came for as long as the deadline. It restarts the wait (feed_since), for as long again as it lasted, or the deadline.
 --
 -- Whatever is not proved within a day of the attempt is given up.
-create function whatsapp_internal.sweep_unknowns(p_limit integer, out requeued integer, out failed integer)
+create or replace function whatsapp_internal.sweep_unknowns(p_limit integer, out requeued integer, out failed integer)
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -161,7 +161,7 @@ begin
 end
 $$;
 
-create function whatsapp_internal.sweep_due(p_limit integer) returns integer
+create or replace function whatsapp_internal.sweep_due(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -195,7 +195,7 @@ begin
 end
 $$;
 
-create function whatsapp_internal.sweep_expired(p_limit integer) returns integer
+create or replace function whatsapp_internal.sweep_expired(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -234,7 +234,7 @@ $$;
 -- settle of the same moment could not see: each is looked at once, a minute later, and then left to wait at no cost.
 create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text);
 
-create function whatsapp_internal.sweep_parked(p_limit integer) returns integer
+create or replace function whatsapp_internal.sweep_parked(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 as $$
@@ -269,7 +269,7 @@ begin
 end
 $$;
 
-create function whatsapp_internal.sweep_accounts() returns void
+create or replace function whatsapp_internal.sweep_accounts() returns void
 language sql volatile set search_path = ''
 as $$
   update whatsapp.accounts a set state = 'active', state_reason = null, state_code = null, paused_until = null, state_since = now()
@@ -282,7 +282,7 @@ as $$
     where rate_factor < 1 and coalesce(held_until < now() - interval '10 seconds', true) for no key update skip locked);
 $$;
 
-create function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
+create or replace function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
 language plpgsql volatile set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
@@ -310,7 +310,7 @@ $$;
 
 -- The verbs keep their plans. In a new database, and when a first large campaign fills an empty queue, these would fit an empty table until
 -- autovacuum comes by, a minute or more later (a claim of 200 among 10,000 took 224 ms instead of 20).
-create function whatsapp_internal.sweep_statistics() returns void
+create or replace function whatsapp_internal.sweep_statistics() returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -331,7 +331,7 @@ begin
 end
 $$;
 
-create function whatsapp.sweep(p_jobs text[] default null, p_limit integer default 500, p_keep interval default '30 days') returns jsonb
+create or replace function whatsapp.sweep(p_jobs text[] default null, p_limit integer default 500, p_keep interval default '30 days') returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare

@@ -278,7 +278,7 @@ comment on table whatsapp.queue is 'Only what still has to be sent: small and ho
 comment on column whatsapp.queue.due_at is 'The message''s place in its person''s order; never changes. run_at is when it may next be tried.';
 comment on column whatsapp.queue.waits is 'How often in a row it was sent back through no fault of its own (held): the pause grows with it, attempts do not.';
 comment on column whatsapp.queue.blocked is 'Stepped aside because an earlier message to the same person is not done; settling that one wakes it.';
-comment on column whatsapp.queue.held_reason is 'A single message that waits until run_at for Meta''s messaging limit or for the end of quiet hours, or until sweep finds that it need not (…_portfolio.sql).';
+comment on column whatsapp.queue.held_reason is 'A single message that waits until run_at for Meta''s messaging limit or for the end of quiet hours, or until sweep finds that it need not (portfolio.sql).';
 comment on column whatsapp.queue.unknown_until is 'Set while nobody knows whether Meta took it: a status webhook decides, or sweep after this deadline.';
 
 create table whatsapp.leases (
@@ -361,7 +361,7 @@ comment on table whatsapp.idempotency_keys is 'A caller''s Idempotency-Key and t
 comment on column whatsapp.idempotency_keys.scope is 'What it is a key of: functions do not share keys, nor does a campaign''s opening with its chunks of recipients.';
 
 -- The contacts of a batch, in the order of their keys, before anything of theirs is changed.
-create function whatsapp_internal.hold_contacts(p_countries text[], p_ids uuid[]) returns void
+create or replace function whatsapp_internal.hold_contacts(p_countries text[], p_ids uuid[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -376,7 +376,7 @@ $$;
 
 -- Before all else: a batch that makes people or may join them alone, what else moves their rows beside each other. claim and sweep, which wait for nobody, do
 -- without.
-create function whatsapp_internal.hold_countries(p_countries text[], p_alone boolean) returns void
+create or replace function whatsapp_internal.hold_countries(p_countries text[], p_alone boolean) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare

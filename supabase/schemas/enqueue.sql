@@ -47,11 +47,11 @@ create type whatsapp_internal.draft as (
 );
 
 -- Text as what it stands for, or null where it stands for nothing: a cast would fail the batch of everybody.
-create function whatsapp_internal.as_uuid(p_text text) returns uuid
+create or replace function whatsapp_internal.as_uuid(p_text text) returns uuid
 language sql immutable parallel safe
 return case when p_text ~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then p_text::uuid end;
 
-create function whatsapp_internal.as_time(p_text text) returns timestamptz
+create or replace function whatsapp_internal.as_time(p_text text) returns timestamptz
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -63,17 +63,17 @@ end
 $$;
 
 -- What the columns of contacts take.
-create function whatsapp_internal.is_phone(p_phone text, p_match_key text) returns boolean
+create or replace function whatsapp_internal.is_phone(p_phone text, p_match_key text) returns boolean
 language sql immutable parallel safe
 return coalesce(
   length(p_phone) between 6 and 16 and p_phone ~ '^\+[0-9]+$' and length(p_match_key) between 5 and 15 and p_match_key ~ '^[0-9]+$', false);
 
-create function whatsapp_internal.is_bsuid(p_bsuid text) returns boolean
+create or replace function whatsapp_internal.is_bsuid(p_bsuid text) returns boolean
 language sql immutable parallel safe
 return coalesce(p_bsuid ~ '^[!-~]{1,200}$', false);
 
 -- Whether a person could be written as they are named: exactly one of phone (with its match key), bsuid and contact_id. Where not, which member.
-create function whatsapp_internal.unwritable_person(p_item jsonb) returns text
+create or replace function whatsapp_internal.unwritable_person(p_item jsonb) returns text
 language sql immutable parallel safe
 return case
   when num_nonnulls(p_item ->> 'phone', p_item ->> 'bsuid', p_item ->> 'contact_id') <> 1 then 'to'
@@ -83,7 +83,7 @@ return case
 end;
 
 -- Which member of an item could not be written, or null.
-create function whatsapp_internal.unwritable(p_item jsonb) returns text
+create or replace function whatsapp_internal.unwritable(p_item jsonb) returns text
 language sql stable
 return case
   when jsonb_typeof(p_item) is distinct from 'object' then 'item'
@@ -100,7 +100,7 @@ end;
 
 -- Reads the items and finds each one's account; what could not be written, who may not use the account, or names one that is not there, is
 -- refused here.
-create function whatsapp_internal.read_drafts(p_items jsonb[]) returns whatsapp_internal.draft[]
+create or replace function whatsapp_internal.read_drafts(p_items jsonb[]) returns whatsapp_internal.draft[]
 language sql stable set search_path = ''
 as $$
   select array_agg(row(
@@ -145,7 +145,7 @@ as $$
 $$;
 
 -- Drafts whose key has been used get the answer of that time, or a refusal if the request was another one.
-create function whatsapp_internal.replay_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+create or replace function whatsapp_internal.replay_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
 language sql stable set search_path = ''
 as $$
   select array_agg(row(
@@ -163,7 +163,7 @@ as $$
 $$;
 
 -- Every undecided draft finds its person, or makes them known.
-create function whatsapp_internal.find_contacts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+create or replace function whatsapp_internal.find_contacts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -220,7 +220,7 @@ $$;
 
 -- The gates, for each undecided draft; sets the category the template has at Meta. A message for later is judged again at its time,
 -- so the window is not asked of it now.
-create function whatsapp_internal.judge_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+create or replace function whatsapp_internal.judge_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
 language sql stable set search_path = ''
 as $$
   select array_agg(row(
@@ -253,7 +253,7 @@ $$;
 
 -- Writes the keys of the drafts that may go. Of two callers with one key the second waits here for the first and then finds
 -- its message; a draft that found its key taken is no longer undecided.
-create function whatsapp_internal.take_keys(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
+create or replace function whatsapp_internal.take_keys(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
 declare
@@ -282,7 +282,7 @@ end
 $$;
 
 -- Writes log and queue of the accepted drafts.
-create function whatsapp_internal.write_drafts(p_drafts whatsapp_internal.draft[]) returns void
+create or replace function whatsapp_internal.write_drafts(p_drafts whatsapp_internal.draft[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -313,7 +313,7 @@ begin
 end
 $$;
 
-create function whatsapp.enqueue(p_items jsonb[]) returns jsonb
+create or replace function whatsapp.enqueue(p_items jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 set jit = off set plan_cache_mode = force_generic_plan

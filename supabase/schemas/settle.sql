@@ -16,7 +16,7 @@
 -- has become unknown under the same lease: the drainer that held it knows it was not sent. What cannot be stored of a result (a wamid that
 -- another message holds, an id that is none) is left out, never the fact.
 --
--- Locks: messages, queue, contacts, conversations and so on, in the one order of …_tables.sql.
+-- Locks: messages, queue, contacts, conversations and so on, in the one order of tables.sql.
 
 create type whatsapp_internal.result as (
   country_id text,
@@ -40,7 +40,7 @@ create type whatsapp_internal.result as (
 );
 
 -- An account stops for a person, or pauses until a time (or for a person). A pause does not undo a stop, nor a longer pause.
-create function whatsapp_internal.halt_account(
+create or replace function whatsapp_internal.halt_account(
   p_country text, p_account text, p_state text, p_reason text, p_code integer, p_until timestamptz
 ) returns void
 language sql volatile set search_path = ''
@@ -54,7 +54,7 @@ as $$
 $$;
 
 -- When Meta said so. An answer is of now; a webhook may come days later, and what it says was true then. Meta tells whole seconds.
-create function whatsapp_internal.said_at(p_country text, p_message uuid) returns timestamptz
+create or replace function whatsapp_internal.said_at(p_country text, p_message uuid) returns timestamptz
 language sql stable set search_path = ''
 as $$
   select least(now(), (
@@ -62,7 +62,7 @@ as $$
 $$;
 
 -- What Meta's verdict means beyond the one message. Called by settle and by ingest with the same rows.
-create function whatsapp_internal.apply_effects(p_results whatsapp_internal.result[]) returns void
+create or replace function whatsapp_internal.apply_effects(p_results whatsapp_internal.result[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -155,7 +155,7 @@ $$;
 
 -- Takes the statuses that were parked under those of these wamids that are known now: they are for apply_statuses. Each wamid is looked up by itself,
 -- so what waits for messages of another system on the number costs nothing.
-create function whatsapp_internal.take_parked(p_countries text[], p_accounts text[], p_wamids text[]) returns jsonb[]
+create or replace function whatsapp_internal.take_parked(p_countries text[], p_accounts text[], p_wamids text[]) returns jsonb[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -183,7 +183,7 @@ begin
 end
 $$;
 
-create function whatsapp.settle(p_results jsonb[]) returns jsonb
+create or replace function whatsapp.settle(p_results jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 set jit = off set plan_cache_mode = force_generic_plan
@@ -331,7 +331,7 @@ comment on function whatsapp.settle is 'Verb 3 of 5. Records what Meta answered:
 
 -- The first message that had stepped aside for one that is settled now is due at once: the most urgent lane's, as claim does; what stands in a
 -- paused or held lane is not what can go. One row of each kind of lane by its index, however many wait.
-create function whatsapp_internal.wake_next(p_results whatsapp_internal.result[]) returns void
+create or replace function whatsapp_internal.wake_next(p_results whatsapp_internal.result[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -365,7 +365,7 @@ end
 $$;
 
 -- The people of settled messages may get their next one.
-create function whatsapp_internal.free_conversations(p_results whatsapp_internal.result[]) returns void
+create or replace function whatsapp_internal.free_conversations(p_results whatsapp_internal.result[]) returns void
 language sql volatile set search_path = ''
 as $$
   update whatsapp.conversations v

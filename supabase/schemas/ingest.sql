@@ -17,10 +17,10 @@
 -- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of). The event of a
 -- message is its content: what Meta says anew in other words under a wamid we know is another event, and goes to the message's story.
 --
--- Locks: events, messages, queue, contacts and so on, in the one order of …_tables.sql; the throttle row last and shortest.
+-- Locks: events, messages, queue, contacts and so on, in the one order of tables.sql; the throttle row last and shortest.
 
 -- Free entry points, of which statuses tell. Apart from apply_statuses, for conversations come after people in the lock order.
-create function whatsapp_internal.open_entry_points(p_events jsonb[]) returns void
+create or replace function whatsapp_internal.open_entry_points(p_events jsonb[]) returns void
 language sql volatile set search_path = ''
 as $$
   update whatsapp.conversations v
@@ -45,7 +45,7 @@ $$;
 -- Moves messages by statuses. Each event must be new. Statuses of one message are folded into one update of it. Answers what Meta's errors among
 -- them mean beyond their messages, for apply_effects: its rows come later in the lock order. Only what we sent has a status: one that names an
 -- inbound message moves nothing.
-create function whatsapp_internal.apply_statuses(p_events jsonb[]) returns whatsapp_internal.result[]
+create or replace function whatsapp_internal.apply_statuses(p_events jsonb[]) returns whatsapp_internal.result[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -136,14 +136,14 @@ end
 $$;
 
 -- Whether a message says only that there was one: Meta could not show it (131051, 131060), or sent no body.
-create function whatsapp_internal.is_placeholder(content jsonb) returns boolean
+create or replace function whatsapp_internal.is_placeholder(content jsonb) returns boolean
 language sql immutable parallel safe
 return coalesce(content ->> 'type' in ('unsupported', 'unknown'), true) or content ? 'errors' or not content ? (content ->> 'type');
 
 -- What Meta says anew of inbound messages we have: they are locked before any person. The same in another envelope is only recorded. Other
 -- content goes to the message's story, and where the message was a placeholder, takes its place in the log; the story keeps what stood there.
 -- Answers the events without those that say nothing new; those that do are marked: they are heard, but are no message of their own.
-create function whatsapp_internal.apply_repeats(p_events jsonb[]) returns jsonb[]
+create or replace function whatsapp_internal.apply_repeats(p_events jsonb[]) returns jsonb[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -203,8 +203,8 @@ end
 $$;
 
 -- Inbound messages and calls: the log, the story, the window of 24 hours from the person's own time stamp, and what they say of consent
--- (…_consent.sql).
-create function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
+-- (consent.sql).
+create or replace function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
 declare
@@ -268,7 +268,7 @@ $$;
 
 -- An event is not a status. What a template becomes by it, or nothing: FLAGGED is a warning, LOCKED stops edits, LIMIT_EXCEEDED speaks of the
 -- account's number of templates, and what we have never heard of tells the sync that follows to look.
-create function whatsapp_internal.status_of_event(event text) returns text
+create or replace function whatsapp_internal.status_of_event(event text) returns text
 language sql immutable parallel safe
 return case
   when event in ('APPROVED', 'REINSTATED', 'UNARCHIVED') then 'APPROVED'
@@ -277,7 +277,7 @@ end;
 
 -- Template webhooks: the status, quality or category Meta gives a template now. What its components became, the webhook does not tell in full:
 -- the door syncs the account's templates after it.
-create function whatsapp_internal.apply_templates(p_events jsonb[]) returns void
+create or replace function whatsapp_internal.apply_templates(p_events jsonb[]) returns void
 language sql volatile set search_path = ''
 as $$
   -- Whatever order they come in, the youngest word holds: an older one than a webhook or a sync has told changes nothing.
@@ -324,7 +324,7 @@ $$;
 
 -- Account webhooks: what Meta allows the number to do now. Source: M:webhooks/reference/account_update and its neighbours. They come one by one,
 -- so they are applied one by one. A number that Meta has given back goes on only when a person says so (control_account).
-create function whatsapp_internal.apply_accounts(p_events jsonb[]) returns void
+create or replace function whatsapp_internal.apply_accounts(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -365,7 +365,7 @@ end
 $$;
 
 -- ACCOUNT_RESTRICTION: no templates, or nothing at all, until a time. Where Meta names none, 30 days: the longest block of its ladder.
-create function whatsapp_internal.restrict_account(p_country text, p_account text, p_restrictions jsonb) returns void
+create or replace function whatsapp_internal.restrict_account(p_country text, p_account text, p_restrictions jsonb) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -387,7 +387,7 @@ end
 $$;
 
 -- What Meta says of templates and accounts. What changed neither was only recorded.
-create function whatsapp_internal.apply_words(p_events jsonb[]) returns void
+create or replace function whatsapp_internal.apply_words(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 declare
@@ -406,7 +406,7 @@ end
 $$;
 
 -- The template or account that each of the events speaks of, as it stands.
-create function whatsapp_internal.standing_of(p_events jsonb[]) returns jsonb[]
+create or replace function whatsapp_internal.standing_of(p_events jsonb[]) returns jsonb[]
 language sql volatile set search_path = ''
 as $$
   select array(
@@ -421,7 +421,7 @@ as $$
     from unnest(p_events) with ordinality as u (i, n) order by n)
 $$;
 
-create function whatsapp.ingest(p_events jsonb[]) returns jsonb
+create or replace function whatsapp.ingest(p_events jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 set jit = off set plan_cache_mode = force_generic_plan
@@ -531,7 +531,7 @@ comment on function whatsapp.ingest is 'Verb 4 of 5. Stores webhook events once 
 
 -- The account's webhook feed is alive, and its inbound messages have used slots of the number's throughput (Meta counts both ways).
 -- Comes last: it touches the row that claim holds.
-create function whatsapp_internal.see_webhooks(p_events jsonb[], p_new jsonb[]) returns void
+create or replace function whatsapp_internal.see_webhooks(p_events jsonb[], p_new jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin

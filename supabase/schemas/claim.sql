@@ -41,7 +41,7 @@ create type whatsapp_internal.candidate as (
   fresh boolean
 );
 
-create function whatsapp_internal.judge_lane(
+create or replace function whatsapp_internal.judge_lane(
   p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz, p_portfolio text
 )
 returns setof whatsapp_internal.candidate
@@ -76,7 +76,7 @@ begin
   from head h
   -- Each looked up for itself, which can only be by its key: as plain joins, the people of a whole country were read for each candidate where
   -- the planner took countries for small. A message or conversation that somebody changes just now, as a webhook does, is left for the next
-  -- claim: whoever holds the throttle row waits for no other (lock order: …_tables.sql).
+  -- claim: whoever holds the throttle row waits for no other (lock order: tables.sql).
   cross join lateral (
     select m.* from whatsapp.messages m where m.country_id = h.country_id and m.message_id = h.message_id for no key update skip locked
   ) m
@@ -118,7 +118,7 @@ end
 $$;
 
 -- Ends messages a gate refused: state, event, and out of the queue.
-create function whatsapp_internal.refuse_claimed(p_country text, p_ids uuid[], p_codes text[]) returns void
+create or replace function whatsapp_internal.refuse_claimed(p_country text, p_ids uuid[], p_codes text[]) returns void
 language sql volatile set search_path = ''
 as $$
   with gone as (
@@ -136,7 +136,7 @@ as $$
 $$;
 
 -- A lease as the caller sees it: what to post, to whom, and in how many milliseconds.
-create function whatsapp_internal.lease_answer(p_country text, p_lease uuid) returns jsonb
+create or replace function whatsapp_internal.lease_answer(p_country text, p_lease uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
@@ -168,7 +168,7 @@ end
 $$;
 
 -- Leases the picked messages of one number. Slots start at p_slot and lie p_step apart.
-create function whatsapp_internal.lease(
+create or replace function whatsapp_internal.lease(
   p_claim uuid, p_country text, p_account text, p_ids uuid[], p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval,
   p_ahead interval
 ) returns jsonb
@@ -227,7 +227,7 @@ $$;
 --   p_headroom    share of a slot that a message which is no reply takes beyond its own
 --   p_portfolio   whose messaging limit is spent, if it has one
 --   step          how far apart the slots of the lease lie
-create function whatsapp_internal.claim_account(
+create or replace function whatsapp_internal.claim_account(
   p_claim uuid, p_country text, p_account text, p_limit integer, p_lease interval, p_at timestamptz, p_slot timestamptz, p_step interval,
   p_replies boolean, p_headroom numeric, p_portfolio text, p_ahead interval, out lease jsonb, out claimed integer, out refused integer, out step interval
 )
@@ -336,7 +336,7 @@ begin
 end
 $$;
 
-create function whatsapp.claim(
+create or replace function whatsapp.claim(
   p_claim_id uuid, p_accounts text[], p_limit integer default 200, p_lease interval default '60 seconds', p_horizon interval default '1 second',
   p_ahead interval default null
 ) returns jsonb
@@ -493,7 +493,7 @@ comment on function whatsapp.claim is 'Verb 2 of 5. Judges again, spends the lim
 --
 --   p_leases   jsonb[]  {country_id, lease_id, may_post}
 --   returns    jsonb    the ids of the leases for which that holds: those that are still the caller's
-create function whatsapp.announce(p_leases jsonb[]) returns jsonb
+create or replace function whatsapp.announce(p_leases jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$

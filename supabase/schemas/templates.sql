@@ -6,7 +6,7 @@
 --
 -- Safe to repeat. Not one of the five verbs: it moves no message, it only refreshes what the gates look at.
 
-create function whatsapp.sync_templates(p_country text, p_account text, p_templates jsonb[], p_complete boolean default true) returns jsonb
+create or replace function whatsapp.sync_templates(p_country text, p_account text, p_templates jsonb[], p_complete boolean default true) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
@@ -46,7 +46,7 @@ grant execute on function whatsapp.sync_templates(text, text, jsonb[], boolean) 
 
 -- The contract of one template, for the check before a message is enqueued; null where the template or its contract is not known
 -- (the gates then have the word). Without an account, the country's default.
-create function whatsapp.template_contract(p_country text, p_account text, p_name text, p_language text) returns jsonb
+create or replace function whatsapp.template_contract(p_country text, p_account text, p_name text, p_language text) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
   select t.contract
@@ -65,7 +65,7 @@ grant execute on function whatsapp.template_contract(text, text, text, text) to 
 --
 -- The rate only follows Meta where it was Meta's: it falls to what Meta grants, rises to HIGH from the standard, and from the 20 of coexistence
 -- with the WhatsApp Business app once Meta says that it has ended; never over a rate that was set lower on purpose. Source: M:throughput.
-create function whatsapp.sync_number(p_country text, p_account text, p_number jsonb[]) returns jsonb
+create or replace function whatsapp.sync_number(p_country text, p_account text, p_number jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare

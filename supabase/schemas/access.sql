@@ -5,7 +5,7 @@
 -- Tables that concern no reader (keys, leases, throttles, raw webhooks) have row level security and no policy.
 
 -- The countries of the caller. Security definer because members itself is protected; run once per statement by the policies.
-create function whatsapp_internal.my_countries() returns setof text
+create or replace function whatsapp_internal.my_countries() returns setof text
 language sql stable security definer parallel safe set search_path = ''
 as $$
   select country_id from whatsapp.members where user_id = (select auth.uid())
@@ -14,7 +14,7 @@ revoke all on function whatsapp_internal.my_countries() from public, anon, authe
 grant execute on function whatsapp_internal.my_countries() to authenticated;
 
 -- Opens a table to members: they read the rows of their countries, the server reads all, nobody writes.
-create function whatsapp_internal.let_members_read(p_table text) returns void
+create or replace function whatsapp_internal.let_members_read(p_table text) returns void
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -49,7 +49,7 @@ create policy own_memberships on whatsapp.members for select to authenticated us
 revoke all on all sequences in schema whatsapp from public, anon, authenticated, service_role;
 
 -- Messages by their ids alone, for the server: in each country by the key. Without a country Postgres would read the log from end to end.
-create function whatsapp.find_messages(p_ids uuid[]) returns jsonb
+create or replace function whatsapp.find_messages(p_ids uuid[]) returns jsonb
 language sql stable security definer set search_path = ''
 as $$
   select coalesce(jsonb_agg(to_jsonb(m) - 'content'), '[]')
@@ -64,7 +64,7 @@ revoke all on function whatsapp.find_messages(uuid[]) from public, anon, authent
 grant execute on function whatsapp.find_messages(uuid[]) to service_role;
 
 -- The clock by which ids are made.
-create function whatsapp.clock() returns jsonb
+create or replace function whatsapp.clock() returns jsonb
 language sql volatile security definer set search_path = ''
 as $$ select jsonb_build_object('now', clock_timestamp()) $$;
 comment on function whatsapp.clock is 'The time of this database: its ids begin with it, whatever the clocks of the functions say.';

@@ -23,7 +23,7 @@ grant usage on schema whatsapp_internal to authenticated;
 -- Time-ordered ids (RFC 9562, version 7), with the microseconds in the twelve bits after the version so that ids made
 -- one after the other in one transaction sort in the order they were made. Postgres has its own only from 18 on.
 -- One expression that names its argument once, so that it is inlined: made for every row of a campaign.
-create function whatsapp_internal.uuid7(at timestamptz default clock_timestamp()) returns uuid
+create or replace function whatsapp_internal.uuid7(at timestamptz default clock_timestamp()) returns uuid
 language sql volatile parallel safe
 return (
   overlay(lpad(to_hex(floor(extract(epoch from at) * 4096000)::bigint), 15, '0') placing '7' from 13 for 0)
@@ -33,7 +33,7 @@ return (
 -- The state of an outbound message is a function of what is known about it, never of the order in which it became known:
 -- every permutation of Meta's status webhooks ends in the same state. A message that reached a device is delivered even
 -- if another device of the same person failed; `fallback` is the state while Meta has said nothing.
-create function whatsapp_internal.state_of(
+create or replace function whatsapp_internal.state_of(
   accepted_at timestamptz, sent_at timestamptz, delivered_at timestamptz, read_at timestamptz, played_at timestamptz,
   failed_at timestamptz, fallback text
 ) returns text
@@ -49,12 +49,12 @@ return case
 end;
 
 -- Whether a message failed because we gave it up: nobody had said what became of it. That is a guess; any word of Meta's takes it back.
-create function whatsapp_internal.given_up(error_code integer, error_title text) returns boolean
+create or replace function whatsapp_internal.given_up(error_code integer, error_title text) returns boolean
 language sql immutable parallel safe
 return coalesce(error_title = 'outcome_unknown' and error_code is null, false);
 
 -- Unix seconds from a webhook as a time that can be trusted: never in the future, now where Meta sent none.
-create function whatsapp_internal.event_time(seconds double precision) returns timestamptz
+create or replace function whatsapp_internal.event_time(seconds double precision) returns timestamptz
 language sql stable parallel safe
 return case
   when seconds between 1 and 32503680000 then least(to_timestamp(seconds), now())
