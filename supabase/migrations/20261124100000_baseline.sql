@@ -377,6 +377,7 @@ create table whatsapp.throttles (
   account_id text not null,
   next_slot_at timestamptz not null default '-infinity',
   next_overtake_at timestamptz,
+  paced_at timestamptz,
   inbound_at timestamptz,
   held_until timestamptz,
   rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
@@ -388,6 +389,7 @@ create table whatsapp.throttles (
 ) with (fillfactor = 50);
 comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
 comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
+comment on column whatsapp.throttles.paced_at is 'When the two before were last moved. A clock that shows less has been moved back, and they are moved back with it.';
 comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
 comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
 comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';
@@ -1552,6 +1554,7 @@ declare
   v_next timestamptz;
   v_slot timestamptz;
   v_overtake timestamptz;
+  v_clock_back interval;
   v_step interval;
   v_talking boolean;
   v_slots integer;
@@ -1604,16 +1607,18 @@ begin
     order by left_to_serve desc
   loop
     exit when v_left < 1;
-    select clock_timestamp(), t.next_slot_at, t.next_overtake_at,
+    select clock_timestamp(), t.next_slot_at, t.next_overtake_at, t.paced_at - clock_timestamp(),
       whatsapp_internal.slot_step(v_account.messages_per_second, t.rate_factor), coalesce(t.inbound_at > now() - interval '1 hour', false)
-    into v_at, v_slot, v_overtake, v_step, v_talking
+    into v_at, v_slot, v_overtake, v_clock_back, v_step, v_talking
     from whatsapp.throttles t
     where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)
     for no key update of t skip locked;
     continue when not found;
-    -- Further ahead than claims and people who write can have put it: the clock has been moved back since.
-    if v_slot > v_at + p_horizon * 1.1 + interval '2 seconds' + v_step * 2 then
-      v_slot := v_at + p_horizon;
+    if v_clock_back > interval '1 second' then
+      v_slot := v_slot - v_clock_back;
+      v_overtake := v_overtake - v_clock_back;
+      update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake, paced_at = v_at
+      where country_id = v_account.country_id and account_id = v_account.account_id;
     end if;
     v_slot := greatest(v_slot, v_at);
     v_overtake := greatest(v_overtake, v_at);
@@ -1640,7 +1645,7 @@ begin
           v_leases := v_leases || v_got.lease;
           v_left := v_left - v_got.claimed;
           v_slot := v_slot + v_got.claimed * v_step;
-          update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake + v_got.claimed * v_step * 10
+          update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake + v_got.claimed * v_step * 10, paced_at = v_at
           where country_id = v_account.country_id and account_id = v_account.account_id;
           exit when v_left < 1;
         end if;
@@ -1661,7 +1666,7 @@ begin
     if v_got.claimed > 0 then
       v_leases := v_leases || v_got.lease;
       v_left := v_left - v_got.claimed;
-      update whatsapp.throttles set next_slot_at = v_slot + v_got.claimed * v_got.step
+      update whatsapp.throttles set next_slot_at = v_slot + v_got.claimed * v_got.step, paced_at = v_at
       where country_id = v_account.country_id and account_id = v_account.account_id;
     end if;
   end loop;
@@ -3429,6 +3434,8 @@ begin
 
   update whatsapp.throttles t
   set inbound_at = now(),
+    -- Only claim sets the clock back, and the slots with it.
+    paced_at = greatest(t.paced_at, clock_timestamp()),
     -- A second after the last of them no moving second holds any more what people wrote: more than that a flood does not take.
     next_slot_at = greatest(t.next_slot_at, least(
       greatest(t.next_slot_at, clock_timestamp()) + i.messages * whatsapp_internal.slot_step(a.messages_per_second, t.rate_factor),

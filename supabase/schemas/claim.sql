@@ -353,6 +353,7 @@ declare
   v_next timestamptz;
   v_slot timestamptz;
   v_overtake timestamptz;
+  v_clock_back interval;
   v_step interval;
   v_talking boolean;
   v_slots integer;
@@ -405,16 +406,18 @@ begin
     order by left_to_serve desc
   loop
     exit when v_left < 1;
-    select clock_timestamp(), t.next_slot_at, t.next_overtake_at,
+    select clock_timestamp(), t.next_slot_at, t.next_overtake_at, t.paced_at - clock_timestamp(),
       whatsapp_internal.slot_step(v_account.messages_per_second, t.rate_factor), coalesce(t.inbound_at > now() - interval '1 hour', false)
-    into v_at, v_slot, v_overtake, v_step, v_talking
+    into v_at, v_slot, v_overtake, v_clock_back, v_step, v_talking
     from whatsapp.throttles t
     where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)
     for no key update of t skip locked;
     continue when not found;
-    -- Further ahead than claims and people who write can have put it: the clock has been moved back since.
-    if v_slot > v_at + p_horizon * 1.1 + interval '2 seconds' + v_step * 2 then
-      v_slot := v_at + p_horizon;
+    if v_clock_back > interval '1 second' then
+      v_slot := v_slot - v_clock_back;
+      v_overtake := v_overtake - v_clock_back;
+      update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake, paced_at = v_at
+      where country_id = v_account.country_id and account_id = v_account.account_id;
     end if;
     v_slot := greatest(v_slot, v_at);
     v_overtake := greatest(v_overtake, v_at);
@@ -441,7 +444,7 @@ begin
           v_leases := v_leases || v_got.lease;
           v_left := v_left - v_got.claimed;
           v_slot := v_slot + v_got.claimed * v_step;
-          update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake + v_got.claimed * v_step * 10
+          update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake + v_got.claimed * v_step * 10, paced_at = v_at
           where country_id = v_account.country_id and account_id = v_account.account_id;
           exit when v_left < 1;
         end if;
@@ -462,7 +465,7 @@ begin
     if v_got.claimed > 0 then
       v_leases := v_leases || v_got.lease;
       v_left := v_left - v_got.claimed;
-      update whatsapp.throttles set next_slot_at = v_slot + v_got.claimed * v_got.step
+      update whatsapp.throttles set next_slot_at = v_slot + v_got.claimed * v_got.step, paced_at = v_at
       where country_id = v_account.country_id and account_id = v_account.account_id;
     end if;
   end loop;

@@ -552,6 +552,8 @@ begin
 
   update whatsapp.throttles t
   set inbound_at = now(),
+    -- Only claim sets the clock back, and the slots with it.
+    paced_at = greatest(t.paced_at, clock_timestamp()),
     -- A second after the last of them no moving second holds any more what people wrote: more than that a flood does not take.
     next_slot_at = greatest(t.next_slot_at, least(
       greatest(t.next_slot_at, clock_timestamp()) + i.messages * whatsapp_internal.slot_step(a.messages_per_second, t.rate_factor),

@@ -305,6 +305,7 @@ create table whatsapp.throttles (
   account_id text not null,
   next_slot_at timestamptz not null default '-infinity',
   next_overtake_at timestamptz,
+  paced_at timestamptz,
   inbound_at timestamptz,
   held_until timestamptz,
   rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
@@ -316,6 +317,7 @@ create table whatsapp.throttles (
 ) with (fillfactor = 50);
 comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
 comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
+comment on column whatsapp.throttles.paced_at is 'When the two before were last moved. A clock that shows less has been moved back, and they are moved back with it.';
 comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
 comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
 comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';

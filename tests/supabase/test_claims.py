@@ -96,10 +96,14 @@ def test_what_people_write_is_taken_off_the_next_second(database: Database) -> N
 def test_a_clock_that_is_moved_back_does_not_hold_a_number_up(database: Database) -> None:
     land = Land(database, messages_per_second=20)
     land.leased(land.template())
+    land.ingest(land.writes(some_phone(), time.time()))
     land.run(
-        "update whatsapp.throttles set next_slot_at = next_slot_at + interval '1 hour' where country_id = %s",
+        "update whatsapp.throttles set next_slot_at = next_slot_at + interval '1 hour',"
+        " paced_at = paced_at + interval '1 hour' where country_id = %s",
         land.country_id,
     )
+    # Whoever writes meanwhile does not hide it.
+    land.ingest(land.writes(some_phone(), time.time()))
     land.enqueue(*(land.template() for _ in range(5)))
     query = "select whatsapp.claim(gen_random_uuid(), %s, 200, '60 seconds', '0.5 seconds')"
     went: list[Any] = []
