@@ -3158,7 +3158,7 @@ return case
 end;
 
 -- Template webhooks: the status, quality or category Meta gives a template now. What its components became, the webhook does not tell in full:
--- the door syncs the account's templates after it.
+-- the function syncs the account's templates after it.
 create or replace function whatsapp_internal.apply_templates(p_events jsonb[]) returns void
 language sql volatile set search_path = ''
 as $$
