@@ -1,8 +1,8 @@
-"""`make bench`, or `python -m tests.benchmarks [drain|cap|lanes|bulk|webhook|cold|growth] [--quick]`."""
+"""`make bench`, or `python -m tests.benchmarks [drain|cap|lanes|bulk|webhook|cold|cost|growth] [--quick]`."""
 
 import argparse
 
-from tests.benchmarks import bulk, cap, cold, drain, growth, lanes, webhook
+from tests.benchmarks import bulk, cap, cold, cost, drain, growth, lanes, webhook
 from tests.benchmarks.report import Report
 
 BENCHMARKS = {
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "bulk": bulk.run,
     "webhook": webhook.run,
     "cold": cold.run,
+    "cost": cost.run,
     "growth": growth.run,
 }
 
