@@ -1,6 +1,6 @@
 """Our own refusal codes: one table says what each means, which HTTP status it has and what the caller can do.
 
-Meta's errors live in `meta_errors`; a code here is ours and stable. Callers may switch on `code`, never on
+Meta's errors live in `meta.errors`; a code here is ours and stable. Callers may switch on `code`, never on
 `message`. Pure: no I/O, no clock, no environment.
 """
 

@@ -158,7 +158,7 @@ def _parameter(
 
 
 def check(contract: Contract, components: Sequence[Component] | None) -> InvalidParameters | None:
-    """What is wrong with the components of a message, as `messages.py` accepts them; None if they fit the contract."""
+    """What is wrong with the components of a message, as `messages` accepts them; None if they fit the contract."""
     if "unsupported" in contract:
         return InvalidParameters("message.template", str(contract["unsupported"]))
     try:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from services.whatsapp.directory import Account, Directory
 from services.whatsapp.meta.events import parse
-from services.whatsapp.meta.payload import META_ID_KEYS, load
+from services.whatsapp.meta.events.clean import META_ID_KEYS, load
 
 PAYLOADS = Path(__file__).parents[3] / "payloads" / "webhook"
 MAIN = Account("MX", "main", "106540352242922", "102290129340398", ("t1",), "525550001111")

@@ -1,0 +1,18 @@
+"""Text. Source: Meta's page messages/text-messages."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, StringConstraints
+
+from services.whatsapp.meta.messages.parts import Context, Message, Part, not_blank
+
+
+class Text(Part):
+    body: Annotated[str, StringConstraints(max_length=4_096), AfterValidator(not_blank)]
+    preview_url: bool | None = None
+
+
+class TextMessage(Message):
+    type: Literal["text"]
+    text: Text
+    context: Context | None = None
