@@ -2,7 +2,7 @@
 
 -- schemas/ground.sql
 
--- The ground: two schemas and the few pure functions everything else stands on.
+-- The ground: two schemas, and the two functions that tables need.
 --
 -- `whatsapp` is exposed by the Data API: tables that members read under row level security, and the five verbs that
 -- only `service_role` may call. `whatsapp_internal` is never exposed: helpers of the verbs and of the policies.
@@ -11,18 +11,21 @@
 --   * `country_id` leads every primary key, unique key, foreign key and hot index. The database itself refuses a row that
 --     points across countries, and a country can move to a project of its own.
 --   * No Meta id and no token is ever stored: they live in the environment, keyed by (country_id, account_id).
---   * Every object is revoked from everybody and then granted precisely, whatever the project's default privileges are.
---   * Errors for callers are raised as PTnnn only. Everything runs on Postgres 16, 17 and 18.
+--   * Who may do what stands in privileges.sql alone, and how the verbs are planned in planner.sql alone.
+--   * Errors for callers are raised as PTnnn only. Everything runs on Postgres 15 to 18.
+--   * The key of a large table comes after its other indexes. They all begin with the country, and where statistics are missing or say that a
+--     table is empty, each seems as good as the key to find one row by: of equals Postgres takes the youngest.
+--   * Hot rows (messages, queue, conversations) keep free space in their pages and no mutable column in an index, so that an update stays on its
+--     page (HOT) and writes no index entry.
+--
+-- A file holds a noun (tables/, written once: a released table is changed by a migration) or a verb with its helpers (all others: each may be run
+-- again, and a migration brings it whole).
 
 create schema if not exists whatsapp;
 create schema if not exists whatsapp_internal;
 
 comment on schema whatsapp is 'WhatsApp messaging: the log, the queue and the five verbs (enqueue, claim, settle, ingest, sweep).';
 comment on schema whatsapp_internal is 'Helpers of schema whatsapp. Never exposed by the Data API.';
-
-revoke all on schema whatsapp, whatsapp_internal from public;
-grant usage on schema whatsapp to anon, authenticated, service_role;
-grant usage on schema whatsapp_internal to authenticated;
 
 -- Time-ordered ids (RFC 9562, version 7), with the microseconds in the twelve bits after the version so that ids made
 -- one after the other in one transaction sort in the order they were made. Postgres has its own only from 18 on.
@@ -34,66 +37,16 @@ return (
   || right(gen_random_uuid()::text, 17)
 )::uuid;
 
--- The state of an outbound message is a function of what is known about it, never of the order in which it became known:
--- every permutation of Meta's status webhooks ends in the same state. A message that reached a device is delivered even
--- if another device of the same person failed; `fallback` is the state while Meta has said nothing.
-create or replace function whatsapp_internal.state_of(
-  accepted_at timestamptz, sent_at timestamptz, delivered_at timestamptz, read_at timestamptz, played_at timestamptz,
-  failed_at timestamptz, fallback text
-) returns text
+-- A word by which spellings meet: without accents, in lower case, with one space where whitespace and punctuation stood. By code points, so
+-- that it does not depend on the database's locale but for the case of letters beyond a to z.
+create or replace function whatsapp_internal.plain_word(word text) returns text
 language sql immutable parallel safe
-return case
-  when played_at is not null then 'played'
-  when read_at is not null then 'read'
-  when delivered_at is not null then 'delivered'
-  when failed_at is not null then 'failed'
-  when sent_at is not null then 'sent'
-  when accepted_at is not null then 'accepted'
-  else fallback
-end;
-
--- Whether a message failed because we gave it up: nobody had said what became of it. That is a guess; any word of Meta's takes it back.
-create or replace function whatsapp_internal.given_up(error_code integer, error_title text) returns boolean
-language sql immutable parallel safe
-return coalesce(error_title = 'outcome_unknown' and error_code is null, false);
-
--- Unix seconds from a webhook as a time that can be trusted: never in the future, now where Meta sent none.
-create or replace function whatsapp_internal.event_time(seconds double precision) returns timestamptz
-language sql stable parallel safe
-return case
-  when seconds between 1 and 32503680000 then least(to_timestamp(seconds), now())
-  else now()
-end;
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+return trim(regexp_replace(
+  lower(regexp_replace(normalize(word, nfkd), '[\u0300-\u036f]', '', 'g')),
+  '[\u0001-\u002f\u003a-\u0040\u005b-\u0060\u007b-\u00bf\u2000-\u206f\u3000-\u303f\ufe0f\ufeff]+', ' ', 'g'));
 
 
--- schemas/tables.sql
-
--- The tables. Who is who: accounts, members, contacts, conversations, templates. What happened: messages (one row a message,
--- current state and the time of each state), message_events (append-only, everything that happened to a message),
--- webhook_events (every event once). What still has to be sent: queue, lanes, leases, throttles.
---
--- One lock order holds for everything that changes a row:
---
---   webhook_events, messages, queue, contacts, conversations, idempotency_keys, templates, accounts, campaigns, lanes, throttles
---
--- each table's rows in the order of their keys. What people wait for (enqueue, settle, ingest, record_consents, enqueue_campaign, control_…)
--- takes its rows in this order and waits where another is first. What comes again anyway (claim, sweep) never waits for a row: it takes all but
--- its first by `skip locked`, before it changes them, and so may begin anywhere: claim with the throttle row that makes it the only one.
---   * Of contacts those that are known are locked first, all of a batch that may change at once (hold_contacts), then new ones are inserted, phones
---     before BSUIDs; then come conversations.
---   * Who makes people or joins them writes several names, and moves what is theirs in every table: ingest holds their country alone for it
---     (hold_countries), and no other verb that waits runs beside it. It is short.
---   * Rows are locked by `select … from (keys in order) k cross join lateral (select … where key = k.key for no key update)`: the order is kept,
---     and no plan is possible but a look into the key's index for each. `update … from` keeps neither.
---   * A mutable column stands in no unique index but a partial one: changing it would be a change of key, for which every new reference waits.
---
--- The key of a large table comes after its other indexes. They all begin with the country, and where statistics are missing or say that a table is
--- empty, each seems as good as the key to find one row by: of equals Postgres takes the youngest.
---
--- Hot rows (messages, queue, conversations) keep free space in their pages and no mutable column in an index, so that
--- an update stays on its page (HOT) and writes no index entry.
+-- schemas/tables/accounts.sql
 
 create table whatsapp.accounts (
   country_id text not null check (country_id ~ '^[A-Z]{2}$' and country_id <> 'ZZ'),
@@ -137,6 +90,32 @@ comment on column whatsapp.accounts.quality is 'Meta''s quality rating of the nu
 comment on column whatsapp.accounts.quiet_from is 'Marketing rests from then until quiet_until by the clock of time_zone; over midnight if it is the later of the two.';
 comment on column whatsapp.accounts.unknown_policy is 'What becomes of a reply or utility message whose outcome stayed unknown: sent again once, or failed.';
 
+create table whatsapp.throttles (
+  country_id text not null,
+  account_id text not null,
+  next_slot_at timestamptz not null default '-infinity',
+  next_overtake_at timestamptz,
+  paced_at timestamptz,
+  inbound_at timestamptz,
+  held_until timestamptz,
+  rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
+  webhook_seen_at timestamptz,
+  feed_since timestamptz not null default now(),
+  swept_at timestamptz not null default now(),
+  primary key (country_id, account_id),
+  foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
+) with (fillfactor = 50);
+comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
+comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
+comment on column whatsapp.throttles.paced_at is 'When the two before were last moved. A clock that shows less has been moved back, and they are moved back with it.';
+comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
+comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
+comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';
+comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
+
+
+-- schemas/tables/members.sql
+
 create table whatsapp.members (
   country_id text not null check (country_id ~ '^[A-Z]{2}$'),
   user_id uuid not null,
@@ -146,6 +125,9 @@ create table whatsapp.members (
 );
 create index members_by_user on whatsapp.members (user_id);
 comment on table whatsapp.members is 'Which user works for which country. A table and not a claim: taking the row away works at once.';
+
+
+-- schemas/tables/contacts.sql
 
 create table whatsapp.contacts (
   country_id text not null check (country_id ~ '^[A-Z]{2}$'),
@@ -197,6 +179,63 @@ comment on table whatsapp.former_names is
 comment on column whatsapp.former_names.until is 'When, by Meta''s clock. Infinity is a BSUID that is not given up but another portfolio''s.';
 comment on column whatsapp.former_names.bsuid is 'Of a number: the BSUID the person had with it, where known.';
 
+
+-- schemas/tables/consents.sql
+
+-- Consent: who wants to hear from us, since when, and how we know.
+--
+--   consents          append-only: every opt-in and opt-out, whoever told it: a caller, a stop word, Meta
+--   stop_words        words that opt a person out (or in) by themselves, a list per country; nothing is configured by default
+--   record_consents   many at once, a verdict per row
+--
+-- What holds now stands in contacts (opted_in_at, opted_out_at, marketing_opted_out_at), where the gates read it, and is a function of the
+-- facts, never of the order in which they became known:
+--   * The later fact wins, by `at`: when the person said it. An old import does not undo a newer opt-out. At the same moment no wins.
+--   * An opt-out of scope `all` sets opted_out_at, lifted by a later opt-in of scope `all`. An opt-in to marketing alone does not lift it.
+--   * An opt-out of scope `marketing` sets marketing_opted_out_at, lifted by any later opt-in.
+--   * opted_in_at is the latest opt-in of either scope. Meta's "resume" takes back a stop and is no opt-in where none was given before.
+--   * A time that stands in contacts without a fact here (set by SQL, or carried over from another contact of the same person) counts as one.
+--
+-- A stop word is the whole message, text or quick reply of a template; case, accents, and whitespace and punctuation around it do not matter.
+-- It is recorded with the word as written. Its reply, if one is configured, is queued in the same transaction, and only when the word
+-- changed what holds: neither a repeated webhook nor a person who writes BAJA three times is answered twice. It is the one free-form message
+-- that passes an opt-out (messages.confirms_consent); everything else waits until the person writes again.
+
+create table whatsapp.consents (
+  country_id text not null,
+  contact_id uuid not null,
+  consent_id bigint generated always as identity,
+  what text not null check (what in ('opt_in', 'opt_out')),
+  scope text not null check (scope in ('all', 'marketing')),
+  at timestamptz not null,
+  how text not null check (length(how) between 1 and 200),
+  proof text check (length(proof) between 1 and 4096),
+  recorded_by uuid,
+  recorded_at timestamptz not null default now(),
+  primary key (country_id, contact_id, consent_id),
+  foreign key (country_id, contact_id) references whatsapp.contacts (country_id, contact_id)
+);
+comment on table whatsapp.consents is 'Append-only: every opt-in and opt-out, when, how and in which words. What holds now stands in contacts.';
+comment on column whatsapp.consents.at is 'When the person said it; recorded_at is when we wrote it down.';
+comment on column whatsapp.consents.how is 'Where it comes from. stop_word and meta are written by webhooks only.';
+comment on column whatsapp.consents.recorded_by is 'The signed-in user who recorded it; null for servers and webhooks.';
+
+create table whatsapp.stop_words (
+  country_id text not null check (country_id ~ '^[A-Z]{2}$'),
+  word text not null check (length(word) <= 100),
+  key text not null generated always as (whatsapp_internal.plain_word(word)) stored check (key <> ''),
+  action text not null default 'opt_out' check (action in ('opt_in', 'opt_out')),
+  scope text not null default 'all' check (scope in ('all', 'marketing')),
+  reply text check (length(reply) between 1 and 4096),
+  primary key (country_id, key)
+);
+comment on table whatsapp.stop_words is 'Words that by themselves opt a person of the country out (or in). Kept by the project''s owner in SQL.';
+comment on column whatsapp.stop_words.key is 'The word as messages are compared with it: case, accents and punctuation do not matter.';
+comment on column whatsapp.stop_words.reply is 'Sent once, when the word changed what holds. Null: no answer.';
+
+
+-- schemas/tables/conversations.sql
+
 create table whatsapp.conversations (
   country_id text not null,
   account_id text not null,
@@ -217,6 +256,9 @@ comment on column whatsapp.conversations.window_until is 'Free-form messages may
 comment on column whatsapp.conversations.entry_point_until is 'Meta''s free entry point (click-to-WhatsApp), as told by status webhooks. Until then marketing passes though Meta holds it back.';
 comment on column whatsapp.conversations.pair_next_at is 'Pair pacing: the theoretical arrival time of the next message (one per 6 s, 45 ahead).';
 comment on column whatsapp.conversations.sending_until is 'A message to this person is in flight, at most until then (the end of its lease).';
+
+
+-- schemas/tables/templates.sql
 
 create table whatsapp.templates (
   country_id text not null,
@@ -239,6 +281,11 @@ comment on table whatsapp.templates is 'Meta''s message templates as last synced
 comment on column whatsapp.templates.contract is 'What must be supplied: {"parameters": [{"key", "type", "required", "max", "example"}]} or {"unsupported"}.';
 comment on column whatsapp.templates.status_at is 'By Meta''s clock: when it was last told to have this status by a webhook, or found to have changed by a sync.';
 comment on column whatsapp.templates.language is 'With an underscore (es_MX), however Meta spelled it.';
+
+
+-- schemas/tables/messages.sql
+
+-- What happened: one row a message with its current state and the time of each state, and append-only everything that happened to it.
 
 create table whatsapp.messages (
   country_id text not null,
@@ -272,6 +319,9 @@ create table whatsapp.messages (
   read_at timestamptz,
   played_at timestamptz,
   failed_at timestamptz,
+  campaign_id uuid,
+  campaign_again boolean,
+  confirms_consent boolean,
   foreign key (country_id, account_id, contact_id) references whatsapp.conversations (country_id, account_id, contact_id)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 create unique index messages_by_wamid on whatsapp.messages (country_id, account_id, wamid) where wamid is not null;
@@ -279,10 +329,17 @@ create index messages_by_contact on whatsapp.messages (country_id, account_id, c
 create index messages_by_ref on whatsapp.messages (country_id, ref, message_id) where ref is not null;
 create index messages_inbound on whatsapp.messages (country_id, message_id) where direction = 'inbound';
 alter table whatsapp.messages add primary key (country_id, message_id);
+create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id)
+  where campaign_id is not null and campaign_again is null;
 comment on table whatsapp.messages is 'The message log, inbound and outbound: one row a message, its state now and the time of each state.';
 comment on column whatsapp.messages.message_id is 'Ours. Goes to Meta as biz_opaque_callback_data and comes back with every status webhook.';
 comment on column whatsapp.messages.content is 'Meta''s own message object: {"type": …, "<type>": {…}}.';
 comment on column whatsapp.messages.refusal is 'Why a gate refused it, as one of the codes of docs/whatsapp.md.';
+-- No foreign key of its own: whatever puts a message into a campaign is counted in the same statement, and it is the count's that refuses a
+-- campaign which is not there, once a statement instead of once a message.
+comment on column whatsapp.messages.campaign_id is 'The campaign it belongs to; a person gets one message of a campaign.';
+comment on column whatsapp.messages.campaign_again is 'The campaign''s second message to a person who stood in two contacts when both were written.';
+comment on column whatsapp.messages.confirms_consent is 'The one answer to a stop word: claim does not ask it about the opt-out it confirms.';
 
 create table whatsapp.message_events (
   country_id text not null,
@@ -299,6 +356,11 @@ create table whatsapp.message_events (
 );
 comment on table whatsapp.message_events is 'Append-only: every thing that happened to a message, with Meta''s code and words.';
 comment on column whatsapp.message_events.at is 'When it happened, by Meta''s clock where Meta told; recorded_at is when we wrote it down.';
+
+
+-- schemas/tables/queue.sql
+
+-- What still has to be sent.
 
 create table whatsapp.lanes (
   country_id text not null,
@@ -337,6 +399,7 @@ create table whatsapp.queue (
   foreign key (country_id, message_id) references whatsapp.messages (country_id, message_id),
   foreign key (country_id, account_id, lane) references whatsapp.lanes (country_id, account_id, lane)
 ) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
 -- What is unknown is no candidate: thousands of them at the head of a lane cost its claims nothing. A lease touches no column of it.
 create index queue_by_lane on whatsapp.queue (country_id, account_id, lane, run_at, message_id) where unknown_until is null;
 create index queue_unknown_by_lane on whatsapp.queue (country_id, account_id, lane) where unknown_until is not null;
@@ -350,7 +413,7 @@ comment on table whatsapp.queue is 'Only what still has to be sent: small and ho
 comment on column whatsapp.queue.due_at is 'The message''s place in its person''s order; never changes. run_at is when it may next be tried.';
 comment on column whatsapp.queue.waits is 'How often in a row it was sent back through no fault of its own (held): the pause grows with it, attempts do not.';
 comment on column whatsapp.queue.blocked is 'Stepped aside because an earlier message to the same person is not done; settling that one wakes it.';
-comment on column whatsapp.queue.held_reason is 'A single message that waits until run_at for Meta''s messaging limit or for the end of quiet hours, or until sweep finds that it need not (portfolio.sql).';
+comment on column whatsapp.queue.held_reason is 'A single message that waits until run_at for Meta''s messaging limit or for the end of quiet hours, or until sweep finds that it need not (portfolios/holding.sql).';
 comment on column whatsapp.queue.unknown_until is 'Set while nobody knows whether Meta took it: a status webhook decides, or sweep after this deadline.';
 
 create table whatsapp.leases (
@@ -372,28 +435,112 @@ comment on table whatsapp.leases is 'One row per claimed batch: a repeated claim
 comment on column whatsapp.leases.may_post is 'How many of its messages, in the order of their slots, its drainer has said it may post. The rest it never posts before saying so (announce).';
 comment on column whatsapp.leases.claim_id is 'Made by the caller of claim; one claim may hold a lease of several numbers.';
 
-create table whatsapp.throttles (
+
+-- schemas/tables/campaigns.sql
+
+-- Campaigns: one approved template to very many people. A campaign is a lane of the queue, so that pausing it costs one row however many
+-- messages wait in it, and a reply never stands behind it.
+--
+--   open_campaign      make a campaign, or find it again (same key, or by id), for a call that brings recipients
+--   enqueue_campaign   judge and queue one chunk of recipients; the bulk form of enqueue, with one account and one template
+--   control_campaign   start, pause, resume, cancel
+--   control_account    pause a number, resume it: the same for everything a number sends
+--   campaign_progress  how far it is: one cheap read however large it is
+--
+-- Free-form in bulk is impossible: the content of every message is built here from the campaign's own template and the row's components.
+--
+-- Progress is kept by one statement trigger on messages, in the transaction of each change, as small additions to campaign_counts that
+-- sweep folds together. So it is right after any crash, whatever verb moved a message, and no hot counter row is fought over.
+
+create table whatsapp.campaigns (
   country_id text not null,
+  campaign_id uuid not null default whatsapp_internal.uuid7(),
   account_id text not null,
-  next_slot_at timestamptz not null default '-infinity',
-  next_overtake_at timestamptz,
-  paced_at timestamptz,
-  inbound_at timestamptz,
-  held_until timestamptz,
-  rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
-  webhook_seen_at timestamptz,
-  feed_since timestamptz not null default now(),
-  swept_at timestamptz not null default now(),
-  primary key (country_id, account_id),
+  name text not null,
+  template_name text not null,
+  template_language text not null,
+  state text not null check (state in ('draft', 'scheduled', 'running', 'paused', 'completed', 'cancelled')),
+  state_reason text,
+  state_by uuid,
+  state_since timestamptz not null default now(),
+  send_at timestamptz,
+  valid_until timestamptz,
+  failure_share real not null default 0.3 check (failure_share > 0 and failure_share <= 1),
+  checked_settled bigint not null default 0,
+  checked_failed bigint not null default 0,
+  created_by uuid,
+  created_at timestamptz not null default now(),
+  primary key (country_id, campaign_id),
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
+);
+create index campaigns_by_account on whatsapp.campaigns (country_id, account_id);
+comment on table whatsapp.campaigns is 'One approved template to many people. draft waits for its start; paused tells by its reason who paused it: a person, or one of Meta''s verdicts.';
+comment on column whatsapp.campaigns.state_by is 'Where state_reason is by_a_person: the signed-in user; null for a server with the secret key.';
+comment on column whatsapp.campaigns.failure_share is 'It pauses itself when more than this share of the last 200 or more settled messages failed.';
+
+create table whatsapp.campaign_counts (
+  country_id text not null,
+  campaign_id uuid not null,
+  count_id bigint generated always as identity,
+  key text not null,
+  n bigint not null,
+  primary key (country_id, campaign_id, count_id),
+  foreign key (country_id, campaign_id) references whatsapp.campaigns (country_id, campaign_id)
+);
+comment on table whatsapp.campaign_counts is 'Additions to a campaign''s counts by key (a state, "failed:<code>", "refused:<code>", "cost:<category>"); their sum counts.';
+
+
+-- schemas/tables/portfolios.sql
+
+-- Meta's messaging limit: how many different people a business portfolio may write to first, that is outside an open 24-hour window, in any
+-- rolling 24 hours (250, 2,000, 10,000, 100,000, unlimited). Meta counts over all numbers of the portfolio, whatever their country.
+-- Source: M:messaging-limits.
+--
+-- Meta tells the limit (templates-sync, webhooks) but not how much of it is used, so it is counted here, at the moment of the lease:
+--   portfolio_people   the minute in which each person was last written to
+--   portfolio_minutes  how many people each minute stands for; their sum over 24 hours is what is used, without counting people one by one
+-- A minute counts until it lies 24 hours back as a whole: up to a minute more careful than Meta, never less. Who was counted and then not
+-- reached stays counted.
+--
+-- The one place where the house rule "country_id leads every key" cannot hold: the limit stands above countries. So that nothing of a person
+-- crosses a border here, a person is a digest, and nobody reads these tables.
+
+create table whatsapp_internal.portfolio_people (
+  portfolio text not null,
+  person uuid not null,
+  minute timestamptz not null,
+  primary key (portfolio, person)
+) with (fillfactor = 80);
+create index portfolio_people_age on whatsapp_internal.portfolio_people (minute);
+comment on table whatsapp_internal.portfolio_people is 'When a portfolio last wrote first to a person (a digest), to the minute.';
+
+create table whatsapp_internal.portfolio_minutes (
+  portfolio text not null,
+  minute timestamptz not null,
+  people integer not null,
+  primary key (portfolio, minute)
 ) with (fillfactor = 50);
-comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims for the number holds it, so ten drainers together keep one number''s rate.';
-comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
-comment on column whatsapp.throttles.paced_at is 'When the two before were last moved. A clock that shows less has been moved back, and they are moved back with it.';
-comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
-comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
-comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';
-comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
+comment on table whatsapp_internal.portfolio_minutes is 'How many people of portfolio_people a minute stands for.';
+
+
+-- schemas/tables/idempotency_keys.sql
+
+create table whatsapp.idempotency_keys (
+  country_id text not null,
+  scope text not null default 'send' check (scope in ('send', 'campaign', 'recipients', 'consents')),
+  key text not null check (length(key) between 1 and 255),
+  fingerprint text not null,
+  message_id uuid,
+  created_at timestamptz not null default now(),
+  answer jsonb,
+  primary key (country_id, scope, key)
+);
+create index idempotency_keys_age on whatsapp.idempotency_keys (created_at);
+comment on table whatsapp.idempotency_keys is 'A caller''s Idempotency-Key and the message it made. The same key with another body is refused.';
+comment on column whatsapp.idempotency_keys.scope is 'What it is a key of: functions do not share keys, nor does a campaign''s opening with its chunks of recipients.';
+
+
+-- schemas/tables/webhook_events.sql
 
 create table whatsapp.webhook_events (
   country_id text not null,
@@ -411,6 +558,7 @@ create table whatsapp.webhook_events (
 );
 create index webhook_events_parked on whatsapp.webhook_events (country_id, account_id, wamid) where outcome = 'parked';
 create index webhook_events_look_again on whatsapp.webhook_events (look_again_at) where look_again_at is not null;
+
 -- Not BRIN: freed pages are filled again, so that soon every block range holds something new and seems to hold something old.
 create index webhook_events_age on whatsapp.webhook_events (received_at);
 create index webhook_events_to_look_at on whatsapp.webhook_events (received_at) where country_id = 'ZZ' or outcome in ('unroutable', 'unparsable');
@@ -421,128 +569,173 @@ comment on column whatsapp.webhook_events.event is 'The parsed event of a parked
 comment on column whatsapp.webhook_events.look_again_at is
   'When sweep looks once more whether the message of a parked status is known: settle, running at the same moment, may not have seen the status.';
 
-create table whatsapp.idempotency_keys (
-  country_id text not null,
-  scope text not null default 'send' check (scope in ('send', 'campaign', 'recipients', 'consents')),
-  key text not null check (length(key) between 1 and 255),
-  fingerprint text not null,
-  message_id uuid not null,
-  created_at timestamptz not null default now(),
-  primary key (country_id, scope, key)
+
+-- schemas/tables/rows.sql
+
+-- The rows that verbs and their helpers hand each other.
+
+-- What an event tells of a person. `creates`: whoever is not known yet becomes a contact. `changed`: Meta announces new names, and the previous.
+create type whatsapp_internal.person as (
+  country_id text,
+  account_id text,
+  at timestamptz,
+  creates boolean,
+  changed boolean,
+  match_key text,
+  bsuid text,
+  wa_id text,
+  name text,
+  username text,
+  parent_bsuid text,
+  identity_key_hash text,
+  previous_match_key text,
+  previous_bsuid text
 );
-create index idempotency_keys_age on whatsapp.idempotency_keys (created_at);
-comment on table whatsapp.idempotency_keys is 'A caller''s Idempotency-Key and the message it made. The same key with another body is refused.';
-comment on column whatsapp.idempotency_keys.scope is 'What it is a key of: functions do not share keys, nor does a campaign''s opening with its chunks of recipients.';
 
--- The contacts of a batch, in the order of their keys, before anything of theirs is changed.
-create or replace function whatsapp_internal.hold_contacts(p_countries text[], p_ids uuid[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  perform from (
-    select distinct u.country_id, u.contact_id from unnest(p_countries, p_ids) as u (country_id, contact_id) order by 1, 2
-  ) k
-  cross join lateral (
-    select from whatsapp.contacts c where c.country_id = k.country_id and c.contact_id = k.contact_id for no key update
-  ) c;
-end
-$$;
+-- Who has a name, or had it at a time (`former`: they gave it up). `match_key` and `bsuid` are what else they are called, of a former number the
+-- BSUID it went with; null if that is not known.
+create type whatsapp_internal.holder as (
+  contact_id uuid,
+  former boolean,
+  match_key text,
+  bsuid text,
+  bound_at timestamptz
+);
 
--- Before all else: a batch that makes people or may join them alone, what else moves their rows beside each other. claim and sweep, which wait for nobody, do
--- without.
-create or replace function whatsapp_internal.hold_countries(p_countries text[], p_alone boolean) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_country text;
-begin
-  for v_country in select distinct c from unnest(p_countries) c where c is not null order by 1 loop
-    if p_alone then
-      perform pg_advisory_xact_lock(hashtextextended('whatsapp.names ' || v_country, 0));
-    else
-      perform pg_advisory_xact_lock_shared(hashtextextended('whatsapp.names ' || v_country, 0));
-    end if;
-  end loop;
-end
-$$;
-revoke all on function whatsapp_internal.hold_countries(text[], boolean) from public, anon, authenticated, service_role;
-revoke all on function whatsapp_internal.hold_contacts(text[], uuid[]) from public, anon, authenticated, service_role;
+create type whatsapp_internal.consent as (
+  country_id text,
+  contact_id uuid,
+  what text,
+  scope text,
+  at timestamptz,
+  how text,
+  proof text,
+  recorded_by uuid
+);
+
+create type whatsapp_internal.draft as (
+  n bigint,
+  country_id text,
+  account_id text,
+  account_state text,
+  opt_in_required boolean,
+  actor uuid,
+  phone text,
+  match_key text,
+  bsuid text,
+  contact_id uuid,
+  kind text,
+  content jsonb,
+  template_name text,
+  template_language text,
+  category text,
+  key text,
+  fingerprint text,
+  send_at timestamptz,
+  expires_at timestamptz,
+  ref text,
+  message_id uuid,
+  status text,
+  state text,
+  code text,
+  field text
+);
+
+-- The due head of one lane, each row judged: go, or refused with a code, or blocked until a time (`quiet` if by quiet hours). `person` is set
+-- where Meta's messaging limit counts the message, `fresh` if the person is not counted yet.
+create type whatsapp_internal.candidate as (
+  message_id uuid,
+  contact_id uuid,
+  code text,
+  blocked_until timestamptz,
+  quiet boolean,
+  person uuid,
+  fresh boolean
+);
+
+create type whatsapp_internal.result as (
+  country_id text,
+  message_id uuid,
+  lease_id uuid,
+  outcome text,
+  wamid text,
+  wa_id text,
+  user_id text,
+  code integer,
+  title text,
+  details text,
+  effect text,
+  wait_seconds double precision,
+  max_attempts integer,
+  detail jsonb,
+  account_id text,
+  contact_id uuid,
+  template_name text,
+  template_language text
+);
+
+create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text);
 
 
--- schemas/access.sql
+-- schemas/states.sql
 
--- Who may see and do what.
---
--- A signed-in member reads the rows of their countries. Nobody writes a table through the API: the verbs do (they run as
--- their owner), and only service_role may execute them. Accounts and members are kept by the project's owner in SQL.
--- Tables that concern no reader (keys, leases, throttles, raw webhooks) have row level security and no policy.
+-- What is known of a message, and what follows from it.
 
--- The countries of the caller. Security definer because members itself is protected; run once per statement by the policies.
-create or replace function whatsapp_internal.my_countries() returns setof text
-language sql stable security definer parallel safe set search_path = ''
-as $$
-  select country_id from whatsapp.members where user_id = (select auth.uid())
-$$;
-revoke all on function whatsapp_internal.my_countries() from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
+-- The state of an outbound message is a function of what is known about it, never of the order in which it became known:
+-- every permutation of Meta's status webhooks ends in the same state. A message that reached a device is delivered even
+-- if another device of the same person failed; `fallback` is the state while Meta has said nothing.
+create or replace function whatsapp_internal.state_of(
+  accepted_at timestamptz, sent_at timestamptz, delivered_at timestamptz, read_at timestamptz, played_at timestamptz,
+  failed_at timestamptz, fallback text
+) returns text
+language sql immutable parallel safe
+return case
+  when played_at is not null then 'played'
+  when read_at is not null then 'read'
+  when delivered_at is not null then 'delivered'
+  when failed_at is not null then 'failed'
+  when sent_at is not null then 'sent'
+  when accepted_at is not null then 'accepted'
+  else fallback
+end;
 
--- Opens a table to members: they read the rows of their countries, the server reads all, nobody writes.
-create or replace function whatsapp_internal.let_members_read(p_table text) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  execute format('alter table whatsapp.%I enable row level security', p_table);
-  execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', p_table);
-  execute format('grant select on whatsapp.%I to authenticated, service_role', p_table);
-  execute format(
-    'create policy members_read on whatsapp.%I for select to authenticated
-       using (country_id = any (array(select whatsapp_internal.my_countries())))', p_table);
-end
-$$;
-revoke all on function whatsapp_internal.let_members_read(text) from public, anon, authenticated, service_role;
+-- Whether a message failed because we gave it up: nobody had said what became of it. That is a guess; any word of Meta's takes it back.
+create or replace function whatsapp_internal.given_up(error_code integer, error_title text) returns boolean
+language sql immutable parallel safe
+return coalesce(error_title = 'outcome_unknown' and error_code is null, false);
 
-do $$
-declare
-  name text;
-begin
-  for name in select tablename from pg_catalog.pg_tables where schemaname = 'whatsapp' loop
-    execute format('alter table whatsapp.%I enable row level security', name);
-    execute format('revoke all on whatsapp.%I from public, anon, authenticated, service_role', name);
-    execute format('grant select on whatsapp.%I to service_role', name);
-  end loop;
-  foreach name in array array['accounts', 'contacts', 'conversations', 'templates', 'messages', 'message_events', 'queue', 'lanes'] loop
-    perform whatsapp_internal.let_members_read(name);
-  end loop;
-end
-$$;
+-- Unix seconds from a webhook as a time that can be trusted: never in the future, now where Meta sent none.
+create or replace function whatsapp_internal.event_time(seconds double precision) returns timestamptz
+language sql stable parallel safe
+return case
+  when seconds between 1 and 32503680000 then least(to_timestamp(seconds), now())
+  else now()
+end;
 
-grant select on whatsapp.members to authenticated;
-create policy own_memberships on whatsapp.members for select to authenticated using (user_id = (select auth.uid()));
 
-revoke all on all sequences in schema whatsapp from public, anon, authenticated, service_role;
+-- schemas/lanes.sql
 
--- Messages by their ids alone, for the server: in each country by the key. Without a country Postgres would read the log from end to end.
-create or replace function whatsapp.find_messages(p_ids uuid[]) returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  select coalesce(jsonb_agg(to_jsonb(m) - 'content'), '[]')
-  from (select distinct a.country_id from whatsapp.accounts a) c
-  cross join unnest(p_ids) as i (message_id)
-  cross join lateral (
-    select m.* from whatsapp.messages m where m.country_id = c.country_id and m.message_id = i.message_id limit 1
-  ) m
-$$;
-comment on function whatsapp.find_messages is 'The messages with these ids, of all countries, without their content. What a member may see is read from the table.';
-revoke all on function whatsapp.find_messages(uuid[]) from public, anon, authenticated;
-grant execute on function whatsapp.find_messages(uuid[]) to service_role;
+-- Lanes and slots: where a message waits, and how far apart messages leave.
 
--- The clock by which ids are made.
-create or replace function whatsapp.clock() returns jsonb
-language sql volatile security definer set search_path = ''
-as $$ select jsonb_build_object('now', clock_timestamp()) $$;
-comment on function whatsapp.clock is 'The time of this database: its ids begin with it, whatever the clocks of the functions say.';
-revoke all on function whatsapp.clock() from public, anon, authenticated;
-grant execute on function whatsapp.clock() to service_role;
+-- The lane a message waits in and how urgent the lane is: a person's answer, then what they asked for, then marketing.
+create or replace function whatsapp_internal.lane_of(kind text, category text) returns text
+language sql immutable parallel safe
+return case when kind <> 'template' then 'reply' when category in ('UTILITY', 'AUTHENTICATION') then 'utility' else 'marketing' end;
+
+create or replace function whatsapp_internal.lane_priority(lane text) returns smallint
+language sql immutable parallel safe
+return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
+
+-- How far apart the slots of a number lie. Meta counts arrivals, and what leaves evenly does not arrive evenly: the room for 50 ms of
+-- difference on the way is what keeps any moving second within the rate. It costs a twentieth; one 130429 costs half for a minute.
+create or replace function whatsapp_internal.slot_step(messages_per_second integer, rate_factor real) returns interval
+language sql immutable parallel safe
+return interval '1.05 seconds' / (messages_per_second * rate_factor);
+
+-- The lane of a campaign: behind replies and utility, beside other campaigns and marketing.
+create or replace function whatsapp_internal.lane_of_campaign(p_campaign uuid) returns text
+language sql immutable parallel safe
+return 'campaign:' || p_campaign;
 
 
 -- schemas/gates.sql
@@ -608,23 +801,1177 @@ return case
 end;
 comment on function whatsapp_internal.quiet_end is 'The end of the quiet hours in force, or null. Marketing waits for it; nothing is refused.';
 
--- The lane a message waits in and how urgent the lane is: a person's answer, then what they asked for, then marketing.
-create or replace function whatsapp_internal.lane_of(kind text, category text) returns text
-language sql immutable parallel safe
-return case when kind <> 'template' then 'reply' when category in ('UTILITY', 'AUTHENTICATION') then 'utility' else 'marketing' end;
 
-create or replace function whatsapp_internal.lane_priority(lane text) returns smallint
-language sql immutable parallel safe
-return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
+-- schemas/locks.sql
 
--- How far apart the slots of a number lie. Meta counts arrivals, and what leaves evenly does not arrive evenly: the room for 50 ms of
--- difference on the way is what keeps any moving second within the rate. It costs a twentieth; one 130429 costs half for a minute.
-create or replace function whatsapp_internal.slot_step(messages_per_second integer, rate_factor real) returns interval
-language sql immutable parallel safe
-return interval '1.05 seconds' / (messages_per_second * rate_factor);
+-- The one lock order, and who takes locks before all else.
+--
+-- One lock order holds for everything that changes a row:
+--
+--   webhook_events, messages, queue, contacts, conversations, idempotency_keys, templates, accounts, campaigns, lanes, throttles
+--
+-- each table's rows in the order of their keys. What people wait for (enqueue, settle, ingest, record_consents, enqueue_campaign, control_…)
+-- takes its rows in this order and waits where another is first. What comes again anyway (claim, sweep) never waits for a row: it takes all but
+-- its first by `skip locked`, before it changes them, and so may begin anywhere: claim with the throttle row that makes it the only one.
+--   * Of contacts those that are known are locked first, all of a batch that may change at once (hold_contacts), then new ones are inserted, phones
+--     before BSUIDs; then come conversations.
+--   * Who makes people or joins them writes several names, and moves what is theirs in every table: ingest holds their country alone for it
+--     (hold_countries), and no other verb that waits runs beside it. It is short.
+--   * Rows are locked by `select … from (keys in order) k cross join lateral (select … where key = k.key for no key update)`: the order is kept,
+--     and no plan is possible but a look into the key's index for each. `update … from` keeps neither.
+--   * A mutable column stands in no unique index but a partial one: changing it would be a change of key, for which every new reference waits.
 
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
+-- The contacts of a batch, in the order of their keys, before anything of theirs is changed.
+create or replace function whatsapp_internal.hold_contacts(p_countries text[], p_ids uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform from (
+    select distinct u.country_id, u.contact_id from unnest(p_countries, p_ids) as u (country_id, contact_id) order by 1, 2
+  ) k
+  cross join lateral (
+    select from whatsapp.contacts c where c.country_id = k.country_id and c.contact_id = k.contact_id for no key update
+  ) c;
+end
+$$;
+
+-- Before all else: a batch that makes people or may join them alone, what else moves their rows beside each other. claim and sweep, which wait for nobody, do
+-- without.
+create or replace function whatsapp_internal.hold_countries(p_countries text[], p_alone boolean) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_country text;
+begin
+  for v_country in select distinct c from unnest(p_countries) c where c is not null order by 1 loop
+    if p_alone then
+      perform pg_advisory_xact_lock(hashtextextended('whatsapp.names ' || v_country, 0));
+    else
+      perform pg_advisory_xact_lock_shared(hashtextextended('whatsapp.names ' || v_country, 0));
+    end if;
+  end loop;
+end
+$$;
+
+
+-- schemas/callers.sql
+
+-- Who calls, what they may, and what they were answered before.
+
+-- The countries of the caller. Security definer because members itself is protected; run once per statement by the policies.
+create or replace function whatsapp_internal.my_countries() returns setof text
+language sql stable security definer parallel safe set search_path = ''
+as $$
+  select country_id from whatsapp.members where user_id = (select auth.uid())
+$$;
+
+-- Why a user may not run the country's campaigns, or nothing. Without a user the caller is a trusted server.
+create or replace function whatsapp_internal.refuse_actor(p_country text, p_actor uuid) returns text
+language sql stable set search_path = ''
+as $$
+  select case
+    when p_actor is null then null
+    when m.role is null then 'not_a_member'
+    when m.role not in ('operator', 'admin') then 'role_too_low'
+  end
+  from (select 1) one
+  left join whatsapp.members m on m.country_id = p_country and m.user_id = p_actor
+$$;
+
+-- A key of a bulk call: null if it is new and taken now, else what it was answered, or that it was used for something else. Of two calls with one
+-- key the second waits here for the first.
+create or replace function whatsapp_internal.answer_of_key(p_country text, p_scope text, p_key text, p_fingerprint text) returns jsonb
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_key whatsapp.idempotency_keys;
+begin
+  insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint) values (p_country, p_scope, p_key, p_fingerprint)
+  on conflict do nothing;
+  if found then
+    return null;
+  end if;
+  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.scope = p_scope and k.key = p_key;
+  return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
+    else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
+end
+$$;
+
+
+-- schemas/accounts/control_account.sql
+
+--   p_account  null: the country's default
+--   p_action   pause | resume
+--   returns    {country_id, account, state, reason, code, since, paused_until, templates_paused_until}  or  {"code", "field"}
+-- The one call after Meta's stop codes: the cause is cleared at Meta, a person says so here, and everything that waited goes on. Disabled
+-- accounts are enabled where they were disabled: in SQL.
+create or replace function whatsapp.control_account(p_country text, p_account text, p_action text, p_actor uuid) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_account whatsapp.accounts;
+  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
+begin
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+  select * into v_account from whatsapp.accounts a
+  where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default)) for no key update;
+  if not found then
+    return jsonb_build_object('field', 'account', 'code', case
+      when not exists (select from whatsapp.accounts a where a.country_id = p_country) then 'unknown_country'
+      when p_account is null then 'no_default_account' else 'no_such_account' end);
+  end if;
+  if v_account.state = 'disabled' then
+    return jsonb_build_object('field', 'account', 'code', 'account_disabled');
+  end if;
+
+  if p_action = 'resume' then
+    update whatsapp.accounts a
+    set state = 'active', state_reason = null, state_code = null, paused_until = null, templates_paused_until = null,
+      state_since = case when a.state = 'active' then a.state_since else now() end
+    where a.country_id = p_country and a.account_id = v_account.account_id returning * into v_account;
+    -- Meta's complaints of before are settled with it.
+    update whatsapp.throttles t set held_until = null where t.country_id = p_country and t.account_id = v_account.account_id;
+  elsif v_account.state <> 'stopped' then
+    update whatsapp.accounts a
+    set state = 'paused', state_reason = 'by_a_person', state_code = null, paused_until = null, state_since = now()
+    where a.country_id = p_country and a.account_id = v_account.account_id returning * into v_account;
+  end if;
+  return jsonb_build_object(
+    'country_id', v_account.country_id, 'account', v_account.account_id, 'state', v_account.state, 'reason', v_account.state_reason,
+    'code', v_account.state_code, 'since', v_account.state_since, 'paused_until', v_account.paused_until,
+    'templates_paused_until', v_account.templates_paused_until);
+end
+$$;
+
+
+-- schemas/accounts/sync_number.sql
+
+-- sync_number: what Meta says of one account's number, beside its templates.
+--
+--   p_number  jsonb[]  one {messaging_limit?, throughput?, coexistence?, quality?}, in Meta's words: TIER_2K, STANDARD or HIGH, true, GREEN
+--   returns   jsonb    {"messaging_limit", "messages_per_second", "quality"} as they are now
+--
+-- The rate only follows Meta where it was Meta's: it falls to what Meta grants, rises to HIGH from the standard, and from the 20 of coexistence
+-- with the WhatsApp Business app once Meta says that it has ended; never over a rate that was set lower on purpose. Source: M:throughput.
+create or replace function whatsapp.sync_number(p_country text, p_account text, p_number jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_limit integer := whatsapp_internal.people_of_tier(p_number[1] ->> 'messaging_limit');
+  v_number jsonb;
+begin
+  update whatsapp.accounts a
+  set messaging_limit = coalesce(v_limit, a.messaging_limit), coexistence = coalesce((p_number[1] ->> 'coexistence')::boolean, a.coexistence),
+    quality = coalesce(p_number[1] ->> 'quality', a.quality),
+    messages_per_second = case
+      when coalesce((p_number[1] ->> 'coexistence')::boolean, a.coexistence) then least(a.messages_per_second, 20)
+      when p_number[1] ->> 'throughput' = 'STANDARD' then least(r.rate, 80)
+      when p_number[1] ->> 'throughput' = 'HIGH' and r.rate = 80 then 1000
+      else r.rate
+    end
+  from (
+    select o.country_id, o.account_id, case when o.coexistence and o.messages_per_second = 20 then 80 else o.messages_per_second end as rate
+    from whatsapp.accounts o where o.country_id = p_country and o.account_id = p_account
+    for no key update
+  ) r
+  where a.country_id = r.country_id and a.account_id = r.account_id
+  returning jsonb_build_object(
+    'messaging_limit', a.messaging_limit, 'messages_per_second', a.messages_per_second, 'quality', a.quality) into v_number;
+  if v_number is null then
+    raise sqlstate 'PT404' using message = 'no such account', hint = 'Insert a row into whatsapp.accounts first.';
+  end if;
+  return v_number;
+end
+$$;
+comment on function whatsapp.sync_number is 'Takes over what Meta grants a number: messaging limit, throughput, quality. Safe to repeat.';
+
+
+-- schemas/templates/sync_templates.sql
+
+-- sync_templates: make our copy of one account's templates what Meta's listing says. What a complete listing lacks, Meta has removed.
+--
+--   p_templates  jsonb[]  {name, language, status, category, parameter_format?, components?, contract?, quality?, reason?}
+--   p_complete   false: part of the listing could not be read, so nothing is removed
+--   returns      jsonb    {"stored": n, "removed": n}
+--
+-- Safe to repeat. Not one of the five verbs: it moves no message, it only refreshes what the gates look at.
+
+create or replace function whatsapp.sync_templates(p_country text, p_account text, p_templates jsonb[], p_complete boolean default true) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_stored integer;
+  v_removed integer;
+begin
+  if not exists (select from whatsapp.accounts where country_id = p_country and account_id = p_account) then
+    raise sqlstate 'PT404' using message = 'no such account', hint = 'Insert a row into whatsapp.accounts first.';
+  end if;
+
+  insert into whatsapp.templates as t (
+    country_id, account_id, name, language, status, category, parameter_format, components, contract, quality, reason)
+  select distinct on (r.name, r.language)
+    p_country, p_account, r.name, r.language, coalesce(r.status, 'UNKNOWN'), coalesce(r.category, 'UNKNOWN'), r.parameter_format, r.components,
+    r.contract, r.quality, r.reason
+  from unnest(p_templates) i,
+    jsonb_to_record(i) as r (
+      name text, language text, status text, category text, parameter_format text, components jsonb, contract jsonb, quality text, reason text)
+  where r.name is not null and r.language is not null
+  order by r.name, r.language
+  on conflict (country_id, account_id, name, language) do update
+  set status_at = case when t.status <> excluded.status then now() else t.status_at end, status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
+    components = excluded.components, contract = excluded.contract, quality = excluded.quality, reason = excluded.reason, synced_at = now();
+  get diagnostics v_stored = row_count;
+
+  delete from whatsapp.templates t
+  where p_complete and t.country_id = p_country and t.account_id = p_account and not exists (
+    select from unnest(p_templates) i where i ->> 'name' = t.name and i ->> 'language' = t.language);
+  get diagnostics v_removed = row_count;
+
+  return jsonb_build_object('stored', v_stored, 'removed', v_removed);
+end
+$$;
+comment on function whatsapp.sync_templates is 'Makes the copy of an account''s templates what Meta lists now. Safe to repeat.';
+
+
+-- schemas/templates/template_contract.sql
+
+-- The contract of one template, for the check before a message is enqueued; null where the template or its contract is not known
+-- (the gates then have the word). Without an account, the country's default.
+create or replace function whatsapp.template_contract(p_country text, p_account text, p_name text, p_language text) returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select t.contract
+  from whatsapp.accounts a
+  join whatsapp.templates t on t.country_id = a.country_id and t.account_id = a.account_id
+  where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default))
+    and t.name = p_name and t.language = p_language
+$$;
+
+
+-- schemas/people/finding.sql
+
+-- Who is who. A person has a number and a BSUID, and we hear of them by either: callers dial the number, a webhook may name one or both, an
+-- answer of Meta's may add the other. So one person may stand in two rows until something names both, and both then become one.
+--
+--   people_of        what the events of a batch tell of people that is not known yet: mostly nothing
+--   lock_people      takes the locks of what is about to be joined, before anything else in the batch is locked
+--   meet_contacts    makes the new known, learns what is told, and has in_question and meet_person see to what is not plain
+--   contact_of       whose an event is, as of its own time
+--   learn_ids        what an answer of Meta's tells: the same, but it never waits and never fails
+--
+-- The rules, in whatever order things become known:
+--   * A BSUID is one person's for ever. A number passes from one person to another. A BSUID changes with the number, and Meta announces that
+--     (user_changed_number, user_changed_user_id).
+--   * An event that names the number of one row and the BSUID of another joins them. So does an announced change that names several. The oldest
+--     row goes on; the others point to it (merged_into, never more than one step) and hold nothing any more: messages, queue, windows, consents
+--     and former names go with the person (join_contacts).
+--   * A new BSUID on a known number without an announcement is another person: the number was passed on. What it heard last as a wish to be left
+--     alone stays with the number as well; opt-in and open window stay with the person who had it.
+--   * Each portfolio has BSUIDs of its own: another portfolio's is another name of the same person.
+--   * A name that was given up is kept with the time (former_names). Meta brings events late and out of order: one from before finds the person
+--     who had the name then.
+--
+-- Nothing here costs more the more people a country has: every lookup is by one name through its own unique index. An `or` over two names makes
+-- Postgres 16 and 17 read all of the country (18 ms an event among 300,000 contacts).
+
+-- These three are inlined into the queries that use them, so they have no settings of their own; every name in them is qualified.
+
+create or replace function whatsapp_internal.holder_of_number(p_country text, p_match_key text, p_at timestamptz)
+returns setof whatsapp_internal.holder
+language sql stable
+as $$
+  (select f.contact_id, true, p_match_key, f.bsuid, f.until from whatsapp.former_names f
+   where f.country_id = p_country and f.name = p_match_key and f.until >= p_at
+   order by f.until limit 1)
+  union all
+  select c.contact_id, false, c.match_key, c.bsuid, c.bound_at from whatsapp.contacts c
+  where c.country_id = p_country and c.match_key = p_match_key
+  limit 1
+$$;
+
+create or replace function whatsapp_internal.holder_of_bsuid(p_country text, p_bsuid text) returns setof whatsapp_internal.holder
+language sql stable
+as $$
+  select c.contact_id, false, c.match_key, c.bsuid, c.bound_at from whatsapp.contacts c where c.country_id = p_country and c.bsuid = p_bsuid
+  union all
+  -- At infinity stands another portfolio's BSUID, which nobody gave up.
+  (select f.contact_id, f.until < 'infinity', null, p_bsuid, f.until from whatsapp.former_names f
+   where f.country_id = p_country and f.name = p_bsuid limit 1)
+  limit 1
+$$;
+
+-- Whose an event is. The BSUID says who, the number only where.
+create or replace function whatsapp_internal.contact_of(p_country text, p_match_key text, p_bsuid text, p_at timestamptz) returns table (contact_id uuid)
+language sql stable
+as $$
+  select b.contact_id from whatsapp_internal.holder_of_bsuid(p_country, p_bsuid) b
+  union all
+  select n.contact_id from whatsapp_internal.holder_of_number(p_country, p_match_key, p_at) n
+  limit 1
+$$;
+
+
+-- schemas/people/hearing.sql
+
+-- What a batch of events tells of people that is not known yet, and whether it is plain.
+
+-- What a batch of events tells of people beyond what is known: null if nothing, as of nearly all statuses.
+-- In plpgsql, as the two after it: an SQL function that is not inlined would be planned anew for each batch.
+create or replace function whatsapp_internal.people_of(p_events jsonb[]) returns whatsapp_internal.person[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select array_agg(t.told order by (t.told).at)
+    from (
+      select row(
+          i ->> 'country_id', i ->> 'account_id', whatsapp_internal.event_time((i ->> 'at')::double precision),
+          i ->> 'kind' in ('message', 'call', 'preference') or coalesce(r.previous_match_key, r.previous_bsuid) is not null,
+          coalesce(r.previous_match_key, r.previous_bsuid) is not null, r.match_key, r.bsuid, r.wa_id, r.name, r.username, r.parent_bsuid, r.identity_key_hash, r.previous_match_key,
+          r.previous_bsuid)::whatsapp_internal.person as told
+      from unnest(p_events) i
+      cross join lateral jsonb_to_record(case jsonb_typeof(i -> 'contact') when 'object' then i -> 'contact' else '{}' end) as r (
+        match_key text, bsuid text, wa_id text, name text, username text, parent_bsuid text, identity_key_hash text, previous_match_key text,
+        previous_bsuid text)
+      where i ->> 'kind' in ('message', 'call', 'preference', 'status', 'system') and coalesce(r.match_key, r.bsuid) is not null
+    ) t
+    left join lateral (
+      select c.* from whatsapp.contacts c where c.country_id = (t.told).country_id and c.match_key = (t.told).match_key
+      union all
+      select c.* from whatsapp.contacts c
+      where c.country_id = (t.told).country_id and c.bsuid = (t.told).bsuid and (t.told).match_key is null
+      limit 1
+    ) c on true
+    left join lateral (
+      select true as former from whatsapp.former_names f
+      where f.country_id = (t.told).country_id and f.name = (t.told).match_key and f.until >= (t.told).at
+      limit 1
+    ) f on true
+    where (t.told).changed or c.contact_id is null or f.former
+      or (t.told).bsuid <> coalesce(c.bsuid, '') or (t.told).wa_id <> coalesce(c.wa_id, '') or (t.told).name <> coalesce(c.name, '')
+      or (t.told).username <> coalesce(c.username, '') or (t.told).parent_bsuid <> coalesce(c.parent_bsuid, '')
+      or (t.told).identity_key_hash <> coalesce(c.identity_key_hash, '')
+  );
+end
+$$;
+
+-- Those of them that are not plain: whose names belong to two rows, or go together otherwise than they did.
+create or replace function whatsapp_internal.in_question(p_people whatsapp_internal.person[], p_again boolean default false)
+returns whatsapp_internal.person[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select array_agg(p.told order by p.at)
+    from (
+      select p as told, p.*,
+        min(p.bsuid) over (partition by p.country_id, p.match_key) <> max(p.bsuid) over (partition by p.country_id, p.match_key)
+        or min(p.match_key) over (partition by p.country_id, p.bsuid) <> max(p.match_key) over (partition by p.country_id, p.bsuid) as at_odds
+      from unnest(p_people) p
+    ) p
+    left join lateral whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at) a on true
+    left join lateral whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid) b on true
+    where (p.changed and not p_again)
+      or (p.match_key is not null and p.bsuid is not null and (
+        p.at_odds
+        or a.contact_id <> b.contact_id
+        or (b.contact_id is null and (a.bsuid is not null or a.former))
+        or (a.contact_id is null and (b.match_key is not null or b.former))))
+  );
+end
+$$;
+
+-- Whether a batch makes people or may join some: what it does then, it does alone (hold_countries).
+create or replace function whatsapp_internal.makes_people(p_people whatsapp_internal.person[]) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select p_people is not null and (
+      exists (
+        select from unnest(p_people) p
+        where p.creates and not exists (select from whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at)))
+      or whatsapp_internal.in_question(p_people) is not null)
+  );
+end
+$$;
+
+
+-- schemas/people/joining.sql
+
+-- Two rows are one person: everything of the one goes to the other, which is then judged, paced and shown as one. A message in flight keeps its
+-- lease. The names are the caller's to set.
+create or replace function whatsapp_internal.join_contacts(p_country text, p_into uuid, p_from uuid) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform whatsapp_internal.lock_messages(array[p_country], array[p_from], array[true], '{}');
+  perform whatsapp_internal.lock_contacts(array[p_country, p_country], array[p_from, p_into]);
+
+  insert into whatsapp.conversations as v (
+    country_id, account_id, contact_id, window_until, entry_point_until, last_inbound_at, last_message_at, pair_next_at, sending_until)
+  select country_id, account_id, p_into, window_until, entry_point_until, last_inbound_at, last_message_at, pair_next_at, sending_until
+  from whatsapp.conversations o where o.country_id = p_country and o.contact_id = p_from
+  on conflict (country_id, account_id, contact_id) do update
+  set window_until = greatest(v.window_until, excluded.window_until),
+    entry_point_until = greatest(v.entry_point_until, excluded.entry_point_until),
+    last_inbound_at = greatest(v.last_inbound_at, excluded.last_inbound_at),
+    last_message_at = greatest(v.last_message_at, excluded.last_message_at),
+    pair_next_at = greatest(v.pair_next_at, excluded.pair_next_at), sending_until = greatest(v.sending_until, excluded.sending_until);
+
+  perform whatsapp_internal.join_campaigns(p_country, p_into, p_from);
+  update whatsapp.messages m set contact_id = p_into
+  from whatsapp.conversations o
+  where o.country_id = p_country and o.contact_id = p_from
+    and m.country_id = p_country and m.account_id = o.account_id and m.contact_id = p_from;
+  update whatsapp.queue q set contact_id = p_into
+  from whatsapp.conversations o
+  where o.country_id = p_country and o.contact_id = p_from
+    and q.country_id = p_country and q.account_id = o.account_id and q.contact_id = p_from;
+  delete from whatsapp.conversations o where o.country_id = p_country and o.contact_id = p_from;
+
+  update whatsapp.consents k set contact_id = p_into where k.country_id = p_country and k.contact_id = p_from;
+  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
+  select country_id, name, p_into, until, bsuid from whatsapp.former_names o where o.country_id = p_country and o.contact_id = p_from
+  on conflict (country_id, name, contact_id) do update
+  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
+  delete from whatsapp.former_names f where f.country_id = p_country and f.contact_id = p_from;
+
+  update whatsapp.contacts n
+  set name = coalesce(n.name, o.name), username = coalesce(n.username, o.username), parent_bsuid = coalesce(n.parent_bsuid, o.parent_bsuid),
+    identity_key_hash = coalesce(n.identity_key_hash, o.identity_key_hash), opted_in_at = greatest(n.opted_in_at, o.opted_in_at),
+    opted_out_at = greatest(n.opted_out_at, o.opted_out_at),
+    marketing_opted_out_at = greatest(n.marketing_opted_out_at, o.marketing_opted_out_at),
+    marketing_cooled_until = greatest(n.marketing_cooled_until, o.marketing_cooled_until)
+  from whatsapp.contacts o
+  where o.country_id = p_country and o.contact_id = p_from and n.country_id = p_country and n.contact_id = p_into;
+  perform whatsapp_internal.stand(array[p_country], array[p_into]);
+  update whatsapp.contacts c
+  set merged_into = p_into, phone = null, wa_id = null, match_key = null, bsuid = null, bound_at = null, opted_in_at = null,
+    opted_out_at = null, marketing_opted_out_at = null, marketing_cooled_until = null
+  where c.country_id = p_country and c.contact_id = p_from;
+  update whatsapp.contacts c set merged_into = p_into where c.country_id = p_country and c.merged_into = p_from;
+end
+$$;
+
+-- A person gets one message of a campaign. Of two that both rows have, one that still waits is refused; what is on its way or was sent stays, and
+-- the later of two sent is marked as the campaign's second.
+create or replace function whatsapp_internal.join_campaigns(p_country text, p_into uuid, p_from uuid) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_again uuid[];
+  v_waiting uuid[];
+begin
+  with theirs as materialized (
+    select m.campaign_id, m.message_id, m.state
+    from whatsapp.conversations o
+    cross join lateral (
+      select m.* from whatsapp.messages m
+      where m.country_id = o.country_id and m.account_id = o.account_id and m.contact_id = o.contact_id
+        and m.campaign_id is not null and m.campaign_again is null
+      offset 0
+    ) m
+    where o.country_id = p_country and o.contact_id = p_from
+  ),
+  ours as materialized (
+    select m.campaign_id, m.message_id, m.state
+    from theirs t
+    cross join lateral (
+      select m.* from whatsapp.messages m
+      where m.country_id = p_country and m.campaign_id = t.campaign_id and m.contact_id = p_into and m.campaign_again is null
+      limit 1
+    ) m
+  ),
+  ranked as (
+    select m.message_id, w.waits, row_number() over (
+        partition by m.campaign_id
+        -- Which of the two goes or went: what has left before what waits, and that before what never will.
+        order by case when m.state in ('refused', 'cancelled', 'expired') then 2 when w.waits then 1 else 0 end, m.message_id) as n
+    from (select * from theirs where campaign_id in (select campaign_id from ours) union all select * from ours) m
+    cross join lateral (
+      select exists (
+        select from whatsapp.queue q
+        where q.country_id = p_country and q.message_id = m.message_id and q.lease_id is null and q.unknown_until is null) as waits
+    ) w
+  )
+  select array_agg(message_id), array_agg(message_id) filter (where waits) into v_again, v_waiting from ranked where n > 1;
+
+  if v_again is not null then
+    update whatsapp.messages m set campaign_again = true where m.country_id = p_country and m.message_id = any (v_again);
+  end if;
+  if v_waiting is not null then
+    perform whatsapp_internal.refuse_claimed(p_country, v_waiting, array_fill('duplicate_recipient'::text, array[cardinality(v_waiting)]));
+  end if;
+end
+$$;
+
+
+-- schemas/people/learn_ids.sql
+
+-- Meta's answer may tell the WhatsApp id or BSUID of a person whose number we dialled. The acceptance it came with matters more: so this waits for
+-- nobody, and whatever goes wrong here is left to the status that follows, which names both. Where two people turn out to be one they are joined.
+-- A row whose number has changed since is told nothing: the answer speaks of the old one.
+create or replace function whatsapp_internal.learn_ids(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = '' set lock_timeout = '100ms'
+as $$
+declare
+  v_people whatsapp_internal.person[];
+begin
+  select array_agg(row(
+      c.country_id, r.account_id, now(), false, false, c.match_key, case when c.bsuid is null then r.user_id end, r.wa_id, null, null, null, null,
+      null, null)::whatsapp_internal.person)
+  into v_people
+  from (
+    select distinct on (country_id, contact_id) country_id, account_id, contact_id, wa_id, user_id from unnest(p_results)
+    where outcome = 'accepted' and (wa_id is not null or user_id is not null)
+    order by country_id, contact_id
+  ) r
+  cross join lateral (
+    select c.* from whatsapp.contacts c where c.country_id = r.country_id and c.contact_id = r.contact_id limit 1) c
+  where c.phone is not null and c.match_key is not null and (c.wa_id is null or r.wa_id is null or c.wa_id = r.wa_id)
+    and ((c.wa_id is null and r.wa_id is not null) or (c.bsuid is null and r.user_id is not null));
+  if v_people is null then
+    return;
+  end if;
+  -- Whoever joins people has their country alone; here that is taken if nobody else is at work in it.
+  if whatsapp_internal.in_question(v_people) is not null and exists (
+    select from (select distinct p.country_id from unnest(v_people) p) c
+    where not pg_try_advisory_xact_lock(hashtextextended('whatsapp.names ' || c.country_id, 0)))
+  then
+    return;
+  end if;
+  perform whatsapp_internal.meet_contacts(v_people);
+exception when others then
+  raise warning 'what an answer told of a person was not kept: %', sqlerrm;
+end
+$$;
+
+
+-- schemas/people/locking.sql
+
+-- The locks of a batch that may make people one, taken in the order of all verbs (locks.sql) before anything else in it is locked.
+
+-- Takes the locks of the rows that are about to become one, and of the messages the batch's statuses speak of, in the order of all verbs: whatever
+-- is locked later in the batch is locked already. Only a batch with somebody in question pays for it.
+create or replace function whatsapp_internal.lock_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_question whatsapp_internal.person[];
+  v_countries text[];
+  v_contacts uuid[];
+  v_joining boolean[];
+begin
+  if p_people is null then
+    return;
+  end if;
+  v_question := whatsapp_internal.in_question(p_people);
+  if v_question is null then
+    return;
+  end if;
+  -- The oldest of each goes on; only what the others hold is moved.
+  select array_agg(country_id), array_agg(contact_id), array_agg(joining) into v_countries, v_contacts, v_joining
+  from (
+    select p.country_id, h.contact_id, bool_or(h.n > 1) as joining
+    from unnest(v_question) p
+    cross join lateral (
+      select contact_id, row_number() over (order by contact_id) as n
+      from (
+        select contact_id from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at)
+        union
+        select contact_id from whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid)
+        union
+        select contact_id from whatsapp_internal.holder_of_number(p.country_id, p.previous_match_key, p.at)
+        union
+        select contact_id from whatsapp_internal.holder_of_bsuid(p.country_id, p.previous_bsuid)
+      ) named
+    ) h
+    group by 1, 2
+  ) each_once;
+  perform whatsapp_internal.lock_messages(v_countries, v_contacts, v_joining, array(
+    select i from unnest(p_events) i where i ->> 'kind' = 'status'));
+  perform whatsapp_internal.hold_people(p_people, p_events);
+  perform whatsapp_internal.lock_contacts(v_countries, v_contacts);
+end
+$$;
+
+-- Everybody known whom the batch may change: whom its events come from or name, and to whom the messages went of which Meta tells more than a state.
+create or replace function whatsapp_internal.hold_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform whatsapp_internal.hold_contacts(array_agg(p.country_id), array_agg(p.contact_id))
+  from (
+    select n.country_id, h.contact_id
+    from (
+      select i ->> 'country_id' as country_id, i -> 'contact' ->> 'match_key' as match_key, i -> 'contact' ->> 'bsuid' as bsuid,
+        whatsapp_internal.event_time((i ->> 'at')::double precision) as at
+      from unnest(p_events) i where i ->> 'kind' in ('message', 'call', 'preference')
+      union all
+      select p.country_id, p.match_key, p.bsuid, p.at from unnest(p_people) p
+      union all
+      select p.country_id, p.previous_match_key, p.previous_bsuid, p.at from unnest(p_people) p where p.changed
+    ) n
+    cross join lateral (
+      select h.contact_id from whatsapp_internal.holder_of_number(n.country_id, n.match_key, n.at) h
+      union all
+      select h.contact_id from whatsapp_internal.holder_of_bsuid(n.country_id, n.bsuid) h
+    ) h
+    union all
+    select i ->> 'country_id', m.contact_id
+    from unnest(p_events) i
+    cross join lateral (
+      (select m.contact_id from whatsapp.messages m
+       where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1)
+      union all
+      (select m.contact_id from whatsapp.messages m
+       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid' limit 1)
+    ) m
+    where i ->> 'kind' = 'status' and (i -> 'error' ->> 'effect' <> 'none' or i ->> 'window_until' is not null)
+  ) p;
+end
+$$;
+
+-- The messages of these contacts (of those with `p_wanted`) and the ones these statuses speak of, then their rows of the queue.
+create or replace function whatsapp_internal.lock_messages(p_countries text[], p_contacts uuid[], p_wanted boolean[], p_statuses jsonb[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_countries text[];
+  v_messages uuid[];
+begin
+  select array_agg(f.country_id order by f.country_id, f.message_id), array_agg(f.message_id order by f.country_id, f.message_id)
+  into v_countries, v_messages
+  from (
+    select m.country_id, m.message_id
+    from unnest(p_countries, p_contacts, p_wanted) as c (country_id, contact_id, wanted)
+    cross join lateral (
+      select v.* from whatsapp.conversations v where v.country_id = c.country_id and v.contact_id = c.contact_id offset 0) v
+    cross join lateral (
+      select m.country_id, m.message_id from whatsapp.messages m
+      where m.country_id = v.country_id and m.account_id = v.account_id and m.contact_id = v.contact_id
+      offset 0
+    ) m
+    where c.wanted
+    union
+    select m.country_id, m.message_id
+    from unnest(p_statuses) i
+    cross join lateral (
+      select m.country_id, m.message_id from whatsapp.messages m
+      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid
+      union all
+      select m.country_id, m.message_id from whatsapp.messages m
+      where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid'
+      limit 1
+    ) m
+  ) f;
+
+  perform from unnest(v_countries, v_messages) as f (country_id, message_id)
+  cross join lateral (
+    select from whatsapp.messages m where m.country_id = f.country_id and m.message_id = f.message_id for no key update of m) m;
+  perform from unnest(v_countries, v_messages) as f (country_id, message_id)
+  cross join lateral (
+    select from whatsapp.queue q where q.country_id = f.country_id and q.message_id = f.message_id for no key update of q) q;
+end
+$$;
+
+-- Held so that nobody begins a conversation with them meanwhile.
+create or replace function whatsapp_internal.lock_contacts(p_countries text[], p_contacts uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform from (select * from unnest(p_countries, p_contacts) as c (country_id, contact_id) order by 1, 2) f
+  cross join lateral (
+    select from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id for update of c) c;
+  perform from (
+    select v.country_id, v.account_id, v.contact_id
+    from unnest(p_countries, p_contacts) as c (country_id, contact_id)
+    cross join lateral (
+      select v.* from whatsapp.conversations v where v.country_id = c.country_id and v.contact_id = c.contact_id offset 0) v
+    order by 1, 2, 3
+  ) f
+  cross join lateral (
+    select from whatsapp.conversations v
+    where v.country_id = f.country_id and v.account_id = f.account_id and v.contact_id = f.contact_id for update of v) v;
+end
+$$;
+
+
+-- schemas/people/meet_person.sql
+
+-- One person who is not plain: finds the rows their names belong to, decides which of them can be this person, makes them one, and gives the
+-- one the names that hold now. What it no longer is called goes to former_names.
+create or replace function whatsapp_internal.meet_person(p whatsapp_internal.person) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_portfolio text := (select a.portfolio from whatsapp.accounts a where a.country_id = p.country_id and a.account_id = p.account_id);
+  v_number whatsapp_internal.holder;
+  v_bsuid whatsapp_internal.holder;
+  v_old_number whatsapp_internal.holder;
+  v_old_bsuid whatsapp_internal.holder;
+  v_number_holds boolean;
+  v_bsuid_holds boolean;
+  v_before uuid;  -- whose number it was until now
+  v_ids uuid[];
+  v_rows whatsapp.contacts[];
+  v_into uuid;
+  v_now record;  -- the names that hold
+begin
+  for v_try in 1 .. 2 loop
+    select h.* into v_number from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at) h;
+    select h.* into v_bsuid from whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid) h;
+    select h.* into v_old_number from whatsapp_internal.holder_of_number(p.country_id, p.previous_match_key, p.at) h;
+    select h.* into v_old_bsuid from whatsapp_internal.holder_of_bsuid(p.country_id, p.previous_bsuid) h;
+    if v_try = 1 then
+      -- Held from here on, and looked up again.
+      perform whatsapp_internal.lock_contacts(
+        array_fill(p.country_id, array[4]),
+        array[v_number.contact_id, v_bsuid.contact_id, v_old_number.contact_id, v_old_bsuid.contact_id]);
+    end if;
+  end loop;
+
+  v_number_holds := p.match_key is not null and not coalesce(v_number.former, false) and not coalesce(v_bsuid.former, false);
+  v_bsuid_holds := p.bsuid is not null and not coalesce(v_bsuid.former, false)
+    and not (coalesce(v_number.former, false) and v_number.bsuid is null);
+
+  -- The number is known with another BSUID: it is, or was, another person's.
+  if p.bsuid is not null and v_number.contact_id is distinct from v_bsuid.contact_id
+    and v_number.contact_id is distinct from v_old_bsuid.contact_id
+    and whatsapp_internal.are_two(p.country_id, v_number.contact_id, v_number.bsuid, array[p.bsuid, p.previous_bsuid], v_portfolio)
+  then
+    v_bsuid_holds := not coalesce(v_bsuid.former, false);
+    v_number_holds := v_number_holds and p.at >= coalesce(v_number.bound_at, '-infinity');
+    if v_number_holds then
+      v_before := v_number.contact_id;
+    end if;
+    v_number := null;
+  end if;
+  -- So may the previous one be by now.
+  if v_old_number.contact_id is distinct from v_old_bsuid.contact_id and v_old_number.contact_id is distinct from v_bsuid.contact_id
+    and (whatsapp_internal.are_two(p.country_id, v_old_number.contact_id, v_old_number.bsuid, array[p.previous_bsuid, case when p.previous_bsuid is not null then p.bsuid end], v_portfolio)
+      or (not v_old_number.former and v_old_number.bound_at > p.at))
+  then
+    v_old_number := null;
+  end if;
+
+  v_ids := array(
+    select distinct id from unnest(array[v_number.contact_id, v_bsuid.contact_id, v_old_number.contact_id, v_old_bsuid.contact_id]) id
+    where id is not null order by id);
+  v_rows := array(
+    select row_of.c from unnest(v_ids) id
+    cross join lateral (select c from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = id limit 1) row_of
+    order by id);
+
+  -- The names that hold: the latest that is known, and of an announced change not the old ones.
+  select number.match_key, number.wa_id, number.phone, id.bsuid, id.portfolio, id.other into v_now
+  from (select exists (
+      select from unnest(v_rows) r where r.bsuid <> p.bsuid and r.bsuid_portfolio <> v_portfolio) as other) elsewhere
+  left join lateral (
+    select n.match_key, n.wa_id, (select max(r.phone) from unnest(v_rows) r where r.match_key = n.match_key) as phone
+    from (
+      select p.match_key as match_key, p.wa_id as wa_id, p.at as since, 1 as turn where v_number_holds
+      union all
+      select r.match_key, r.wa_id, coalesce(r.bound_at, '-infinity'), 2
+      from unnest(v_rows) r
+      where r.match_key is not null and (r.match_key <> coalesce(p.match_key, '') or v_number_holds or r.bound_at > p.at)
+        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
+        and (r.match_key <> coalesce(p.previous_match_key, '') or r.bound_at > p.at)
+    ) n
+    order by n.since desc, n.turn limit 1
+  ) number on true
+  left join lateral (
+    select b.bsuid, b.portfolio, elsewhere.other
+    from (
+      select p.bsuid as bsuid, v_portfolio as portfolio, p.at as since, 1 as turn where v_bsuid_holds and not elsewhere.other
+      union all
+      select r.bsuid, r.bsuid_portfolio, coalesce(r.bound_at, '-infinity'), 2
+      from unnest(v_rows) r
+      where r.bsuid is not null and (r.bsuid <> coalesce(p.bsuid, '') or v_bsuid_holds or r.bound_at > p.at)
+        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
+        and (r.bsuid <> coalesce(p.previous_bsuid, '') or r.bound_at > p.at)
+    ) b
+    order by b.since desc, b.turn limit 1
+  ) id on true;
+
+  if v_before is not null then
+    perform whatsapp_internal.let_go(p.country_id, v_before, p.match_key, p.at - interval '1 microsecond');
+  end if;
+  if cardinality(v_ids) = 0 then
+    -- A number that passes on has an heir, whoever told.
+    if coalesce(v_now.match_key, v_now.bsuid) is null or not (p.creates or v_before is not null) then
+      return;
+    end if;
+    insert into whatsapp.contacts (country_id, match_key, bsuid) values (p.country_id, v_now.match_key, v_now.bsuid)
+    returning contact_id into v_into;
+  else
+    v_into := v_ids[1];
+    for v_other in 2 .. cardinality(v_ids) loop
+      perform whatsapp_internal.join_contacts(p.country_id, v_into, v_ids[v_other]);
+    end loop;
+  end if;
+
+  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
+  select p.country_id, name, v_into, max(until), max(bsuid)
+  from (
+    select r.match_key as name, p.at as until, r.bsuid from unnest(v_rows) r where r.match_key is distinct from v_now.match_key
+    union all
+    select r.bsuid, case when v_now.other and r.bsuid_portfolio <> v_now.portfolio then 'infinity' else p.at end, null
+    from unnest(v_rows) r where r.bsuid is distinct from v_now.bsuid
+    union all
+    select p.match_key, p.at, p.bsuid where p.match_key is distinct from v_now.match_key
+    union all
+    select p.bsuid, case when v_now.other then 'infinity' else p.at end, null where p.bsuid is distinct from v_now.bsuid
+    union all
+    select p.previous_match_key, p.at, coalesce(p.previous_bsuid, v_old_number.bsuid)
+    union all
+    select p.previous_bsuid, p.at, null where p.previous_bsuid is distinct from v_now.bsuid
+  ) names
+  where name is not null
+  group by name
+  on conflict (country_id, name, contact_id) do update
+  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
+
+  update whatsapp.contacts c
+  set match_key = v_now.match_key, phone = v_now.phone, wa_id = v_now.wa_id, bsuid = v_now.bsuid, bsuid_portfolio = v_now.portfolio,
+    bound_at = coalesce(
+      (select min(r.bound_at) from unnest(v_rows) r
+       where r.match_key is not distinct from v_now.match_key and r.bsuid is not distinct from v_now.bsuid),
+      greatest(p.at, (select max(r.bound_at) from unnest(v_rows) r where r.match_key = v_now.match_key)))
+  where c.country_id = p.country_id and c.contact_id = v_into;
+  if v_before is not null then
+    perform whatsapp_internal.inherit_wishes(p.country_id, v_before, v_into);
+  end if;
+end
+$$;
+
+-- Whether a row that is known with one BSUID cannot be the person of these. BSUIDs of two portfolios say nothing about each other.
+create or replace function whatsapp_internal.are_two(p_country text, p_contact uuid, p_bsuid text, p_others text[], p_portfolio text) returns boolean
+language sql stable set search_path = ''
+as $$
+  select coalesce(p_bsuid <> all (array_remove(p_others, null)) and cardinality(array_remove(p_others, null)) > 0 and not exists (
+    select from whatsapp.contacts c
+    where c.country_id = p_country and c.contact_id = p_contact and c.bsuid = p_bsuid and c.bsuid_portfolio <> p_portfolio), false)
+$$;
+
+-- A person's number is another's after this time.
+create or replace function whatsapp_internal.let_go(p_country text, p_contact uuid, p_match_key text, p_at timestamptz) returns void
+language sql volatile set search_path = ''
+as $$
+  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
+  select p_country, p_match_key, p_contact, p_at, c.bsuid
+  from whatsapp.contacts c where c.country_id = p_country and c.contact_id = p_contact
+  on conflict (country_id, name, contact_id) do update set until = greatest(f.until, excluded.until), bsuid = excluded.bsuid;
+  update whatsapp.contacts c set match_key = null, phone = null, wa_id = null, bound_at = null
+  where c.country_id = p_country and c.contact_id = p_contact;
+$$;
+
+-- The wish to be left alone stays with the number, for whoever asked for it may be the one who has it now. What they say themselves lifts it.
+create or replace function whatsapp_internal.inherit_wishes(p_country text, p_from uuid, p_into uuid) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  update whatsapp.contacts n
+  set opted_out_at = greatest(n.opted_out_at, o.opted_out_at),
+    marketing_opted_out_at = greatest(n.marketing_opted_out_at, o.marketing_opted_out_at)
+  from whatsapp.contacts o
+  where o.country_id = p_country and o.contact_id = p_from and n.country_id = p_country and n.contact_id = p_into;
+  perform whatsapp_internal.stand(array[p_country], array[p_into]);
+end
+$$;
+
+
+-- schemas/people/meeting.sql
+
+-- The people of a batch become known, and what is told of them is learned.
+
+-- The people of a batch: found by either name, made known if new, and told what Meta now calls them.
+create or replace function whatsapp_internal.meet_contacts(p_people whatsapp_internal.person[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_person whatsapp_internal.person;
+  v_question whatsapp_internal.person[];
+  v_tries integer := 0;
+begin
+  if p_people is null then
+    return;
+  end if;
+  loop
+    begin
+      v_question := whatsapp_internal.in_question(p_people);
+      if v_question is not null then
+        foreach v_person in array v_question loop
+          perform whatsapp_internal.meet_person(v_person);
+        end loop;
+        -- An announced change may put in question what was plain before it.
+        foreach v_person in array coalesce(whatsapp_internal.in_question(p_people, true), '{}') loop
+          perform whatsapp_internal.meet_person(v_person);
+        end loop;
+      end if;
+      perform whatsapp_internal.make_known(p_people);
+      perform whatsapp_internal.learn_names(p_people);
+      return;
+    exception when unique_violation then
+      -- Somebody else has just written one of these people. They are seen now.
+      v_tries := v_tries + 1;
+      if v_tries = 3 then
+        raise;
+      end if;
+    end;
+  end loop;
+end
+$$;
+
+-- Contacts for those nobody has heard of.
+create or replace function whatsapp_internal.make_known(p_people whatsapp_internal.person[]) returns void
+language sql volatile set search_path = ''
+as $$
+  insert into whatsapp.contacts (country_id, wa_id, match_key, bsuid, bsuid_portfolio, bound_at)
+  select distinct on (p.country_id, coalesce(p.match_key, p.bsuid))
+    p.country_id, p.wa_id, p.match_key, p.bsuid, case when p.bsuid is not null then (
+      select a.portfolio from whatsapp.accounts a where a.country_id = p.country_id and a.account_id = p.account_id) end,
+    case when p.match_key is not null and p.bsuid is not null then p.at end
+  from unnest(p_people) p
+  where p.creates and not exists (select from whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at))
+  order by p.country_id, coalesce(p.match_key, p.bsuid), p.bsuid, p.at
+  on conflict do nothing
+$$;
+
+-- What is told of people who are known: the name that was missing, where an event names both and the other one is theirs; and what they are called.
+create or replace function whatsapp_internal.learn_names(p_people whatsapp_internal.person[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_people whatsapp.contacts[];
+begin
+  select array_agg(jsonb_populate_record(null::whatsapp.contacts, jsonb_build_object(
+      'country_id', country_id, 'contact_id', contact_id, 'match_key', match_key, 'bsuid', bsuid, 'bsuid_portfolio', case when bsuid is not null then (
+        select a.portfolio from whatsapp.accounts a where a.country_id = t.country_id and a.account_id = t.account_id) end, 'bound_at', bound_at,
+      'wa_id', wa_id, 'name', name, 'username', username, 'parent_bsuid', parent_bsuid, 'identity_key_hash', identity_key_hash))
+    order by country_id, contact_id)
+  into v_people
+  from (
+    select c.country_id, c.contact_id, max(p.account_id) as account_id,
+      max(p.match_key) filter (where learns.number) as match_key, max(p.bsuid) filter (where learns.id) as bsuid,
+      min(p.at) filter (where p.match_key is not null and p.bsuid is not null) as bound_at,
+      (array_agg(p.wa_id order by p.at desc) filter (where p.wa_id is not null and (c.match_key = p.match_key or learns.number)))[1] as wa_id,
+      (array_agg(p.name order by p.at desc) filter (where p.name is not null))[1] as name,
+      (array_agg(p.username order by p.at desc) filter (where p.username is not null))[1] as username,
+      (array_agg(p.parent_bsuid order by p.at desc) filter (where p.parent_bsuid is not null))[1] as parent_bsuid,
+      (array_agg(p.identity_key_hash order by p.at desc) filter (where p.identity_key_hash is not null))[1] as identity_key_hash
+    from unnest(p_people) p
+    cross join lateral whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at) f
+    cross join lateral (
+      select c.* from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = f.contact_id limit 1) c
+    cross join lateral (
+      -- Only a name that is nobody's, nor was at that time.
+      select case when c.match_key is null and c.bsuid = p.bsuid
+          then not exists (select from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at)) end as number,
+        case when c.bsuid is null and c.match_key = p.match_key
+          then not exists (select from whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid)) end as id
+    ) learns
+    group by c.country_id, c.contact_id
+  ) t;
+
+  perform whatsapp_internal.hold_contacts(array_agg(p.country_id), array_agg(p.contact_id)) from unnest(v_people) p;
+  update whatsapp.contacts c
+  set match_key = coalesce(c.match_key, p.match_key), bsuid = coalesce(c.bsuid, p.bsuid),
+    bsuid_portfolio = case when c.bsuid is null or c.bsuid = p.bsuid then coalesce(p.bsuid_portfolio, c.bsuid_portfolio) else c.bsuid_portfolio end,
+    bound_at = case when coalesce(p.match_key, p.bsuid) is not null then coalesce(c.bound_at, p.bound_at) else c.bound_at end,
+    wa_id = coalesce(p.wa_id, c.wa_id), name = coalesce(p.name, c.name), username = coalesce(p.username, c.username),
+    parent_bsuid = coalesce(p.parent_bsuid, c.parent_bsuid), identity_key_hash = coalesce(p.identity_key_hash, c.identity_key_hash)
+  from unnest(v_people) p
+  where c.country_id = p.country_id and c.contact_id = p.contact_id and (
+    p.match_key is not null or p.bsuid is not null or p.wa_id <> coalesce(c.wa_id, '') or p.name <> coalesce(c.name, '')
+    or p.username <> coalesce(c.username, '') or p.parent_bsuid <> coalesce(c.parent_bsuid, '')
+    or p.identity_key_hash <> coalesce(c.identity_key_hash, ''));
+end
+$$;
+
+
+-- schemas/portfolios/counting.sql
+
+-- What is used of Meta's messaging limit, counted at the moment of the lease (tables/portfolios.sql).
+
+-- The last minute that no longer counts.
+create or replace function whatsapp_internal.portfolio_horizon(p_at timestamptz) returns timestamptz
+language sql stable parallel safe
+return p_at - interval '24 hours 1 minute';
+
+-- A person as portfolios know them.
+create or replace function whatsapp_internal.person_of(match_key text, bsuid text) returns uuid
+language sql immutable parallel safe
+return md5(coalesce(match_key, bsuid))::uuid;
+
+-- The limit of a portfolio; null is unlimited. The lowest that Meta told one of its accounts: an account that was told nothing, as one that has
+-- just been added, says nothing of it. Where none was told, what Meta gives a new business.
+create or replace function whatsapp_internal.portfolio_limit(p_portfolio text) returns integer
+language sql stable parallel safe set search_path = ''
+as $$
+  select case when count(a.messaging_limit) = 0 then 250 else min(nullif(a.messaging_limit, -1)) end
+  from whatsapp.accounts a where a.portfolio = p_portfolio
+$$;
+
+-- How many people may still be written to, and when the next one is freed; `room` is null where there is no limit. Whoever asks holds the
+-- portfolio until the end of the transaction, so that claims for its numbers cannot spend the same room. Ask for portfolios in the order of
+-- their names: no deadlocks.
+create or replace function whatsapp_internal.portfolio_room(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  room := whatsapp_internal.portfolio_limit(p_portfolio);
+  if room is null then
+    return;
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('whatsapp.portfolio ' || p_portfolio, 0));
+  select p.room, p.frees_at into room, frees_at from whatsapp_internal.portfolio_left(p_portfolio, p_at) p;
+end
+$$;
+
+-- The same at a glance, for whoever spends nothing.
+create or replace function whatsapp_internal.portfolio_left(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
+language plpgsql stable set search_path = ''
+as $$
+begin
+  room := whatsapp_internal.portfolio_limit(p_portfolio);
+  -- Where nothing is used yet, whoever has no room now is kept from it by those of this moment.
+  select room - coalesce(sum(m.people), 0),
+    coalesce(min(m.minute) filter (where m.people > 0), date_trunc('minute', p_at)) + interval '24 hours 1 minute'
+  into room, frees_at
+  from whatsapp_internal.portfolio_minutes m
+  where m.portfolio = p_portfolio and m.minute > whatsapp_internal.portfolio_horizon(p_at);
+end
+$$;
+
+-- These people are being written to. The caller holds the portfolio.
+create or replace function whatsapp_internal.count_people(p_portfolio text, p_people uuid[], p_at timestamptz) returns void
+language sql volatile set search_path = ''
+as $$
+  with known as materialized (
+    select k.person, k.minute from whatsapp_internal.portfolio_people k
+    where k.portfolio = p_portfolio and k.person = any (p_people)
+  ),
+  written as (
+    insert into whatsapp_internal.portfolio_people as k (portfolio, person, minute)
+    select p_portfolio, person, date_trunc('minute', p_at) from unnest(p_people) as p (person)
+    on conflict (portfolio, person) do update set minute = excluded.minute where k.minute <> excluded.minute
+  )
+  insert into whatsapp_internal.portfolio_minutes as m (portfolio, minute, people)
+  select p_portfolio, minute, sum(n)
+  from (
+    select date_trunc('minute', p_at) as minute, cardinality(p_people) as n
+    union all
+    select minute, -1 from known where minute > whatsapp_internal.portfolio_horizon(p_at)
+  ) change
+  group by minute having sum(n) <> 0
+  on conflict (portfolio, minute) do update set people = m.people + excluded.people
+$$;
+
+-- Forgets who no longer counts, a piece at a time.
+create or replace function whatsapp_internal.sweep_portfolios(p_limit integer) returns integer
+language sql volatile set search_path = ''
+as $$
+  with people as (
+    delete from whatsapp_internal.portfolio_people k
+    where (k.portfolio, k.person) in (
+      select portfolio, person from whatsapp_internal.portfolio_people
+      where minute <= whatsapp_internal.portfolio_horizon(now()) limit p_limit for update skip locked)
+    returning 1
+  ),
+  minutes as (
+    delete from whatsapp_internal.portfolio_minutes m where m.minute <= whatsapp_internal.portfolio_horizon(now())
+  )
+  select count(*)::integer from people
+$$;
+
+-- Meta's word for a limit as a number: -1 is unlimited, null says nothing (TIER_NOT_SET, or a word not known here).
+create or replace function whatsapp_internal.people_of_tier(tier text) returns integer
+language sql immutable parallel safe
+return case
+  when tier in ('-1', 'UNLIMITED', 'TIER_UNLIMITED') then -1
+  when tier ~ '^(TIER_)?[0-9]{1,6}$' then nullif(regexp_replace(tier, '\D', '', 'g')::integer, 0)
+  when tier ~ '^TIER_[0-9]{1,6}K$' then regexp_replace(tier, '\D', '', 'g')::integer * 1000
+end;
+
+
+-- schemas/portfolios/holding.sql
+
+-- What waits for Meta's messaging limit or for the end of quiet hours, and what lets it go.
+
+-- Single messages that wait for the limit or for the end of quiet hours need not wait longer than these do: a limit that Meta raises, or quiet
+-- hours that somebody changes, let them go. The most urgent first, as many as there is room for, and never more than p_limit at once.
+create or replace function whatsapp_internal.sweep_held(p_limit integer) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_lane record;
+  v_portfolio text;
+  v_room bigint;
+  v_freed integer;
+  v_left integer := p_limit;
+begin
+  for v_lane in
+    select a.portfolio, a.country_id, a.account_id, w.lane, w.reason,
+      whatsapp_internal.quiet_end(a.time_zone, a.quiet_from, a.quiet_until, now()) is not null as quiet
+    from whatsapp.accounts a
+    cross join (values ('utility', 'messaging_limit'), ('marketing', 'messaging_limit'), ('marketing', 'quiet_hours')) as w (lane, reason)
+    where exists (
+      select from whatsapp.queue q
+      where q.country_id = a.country_id and q.account_id = a.account_id and q.lane = w.lane and q.held_reason = w.reason)
+    order by a.portfolio, w.lane desc, a.country_id, a.account_id
+  loop
+    exit when v_left < 1;
+    if v_portfolio is distinct from v_lane.portfolio then
+      v_portfolio := v_lane.portfolio;
+      select coalesce(p.room, p_limit) into v_room from whatsapp_internal.portfolio_left(v_portfolio, now()) p;
+    end if;
+    continue when case v_lane.reason when 'quiet_hours' then v_lane.quiet else v_room < 1 end;
+    update whatsapp.queue q set run_at = now(), held_reason = null
+    where (q.country_id, q.message_id) in (
+      select h.country_id, h.message_id from whatsapp.queue h
+      where h.country_id = v_lane.country_id and h.account_id = v_lane.account_id and h.lane = v_lane.lane and h.held_reason = v_lane.reason
+        and h.lease_id is null
+      order by h.due_at
+      limit case v_lane.reason when 'quiet_hours' then v_left else least(v_room, v_left) end
+      for update skip locked);
+    get diagnostics v_freed = row_count;
+    v_left := v_left - v_freed;
+    v_room := v_room - case v_lane.reason when 'quiet_hours' then 0 else v_freed end;
+  end loop;
+  return p_limit - v_left;
+end
+$$;
+
+-- A campaign that waits for its limit or for the end of quiet hours is looked at anew when these are changed.
+create or replace function whatsapp_internal.release_holds() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  -- A claim that still goes by what held before is waited for: it may be about to hold a lane.
+  perform pg_advisory_xact_lock(hashtextextended('whatsapp.portfolio ' || p.portfolio, 0))
+  from (
+    select distinct c.portfolio
+    from added n
+    join removed o on o.country_id = n.country_id and o.account_id = n.account_id
+    cross join lateral (values (n.portfolio), (o.portfolio)) as c (portfolio)
+    where (n.messaging_limit, n.portfolio) is distinct from (o.messaging_limit, o.portfolio)
+    order by 1
+  ) p;
+  update whatsapp.lanes l set held_until = null, held_reason = null
+  from whatsapp.accounts a, added n, removed o
+  where n.country_id = o.country_id and n.account_id = o.account_id and a.portfolio in (n.portfolio, o.portfolio)
+    and (n.messaging_limit, n.portfolio, n.time_zone, n.quiet_from, n.quiet_until)
+      is distinct from (o.messaging_limit, o.portfolio, o.time_zone, o.quiet_from, o.quiet_until)
+    and l.country_id = a.country_id and l.account_id = a.account_id and l.held_until is not null;
+  return null;
+end
+$$;
+create or replace trigger lanes_follow after update on whatsapp.accounts
+  referencing old table as removed new table as added for each statement execute function whatsapp_internal.release_holds();
 
 
 -- schemas/enqueue.sql
@@ -648,34 +1995,6 @@ grant execute on function whatsapp_internal.my_countries() to authenticated;
 -- however often and however concurrently it comes. A refusal leaves no message and no key (at most a new
 -- contact) and may be tried again with the same key.
 -- Rows shared by concurrent batches (contacts, conversations, keys) are touched in sorted order: no deadlocks.
-
-create type whatsapp_internal.draft as (
-  n bigint,
-  country_id text,
-  account_id text,
-  account_state text,
-  opt_in_required boolean,
-  actor uuid,
-  phone text,
-  match_key text,
-  bsuid text,
-  contact_id uuid,
-  kind text,
-  content jsonb,
-  template_name text,
-  template_language text,
-  category text,
-  key text,
-  fingerprint text,
-  send_at timestamptz,
-  expires_at timestamptz,
-  ref text,
-  message_id uuid,
-  status text,
-  state text,
-  code text,
-  field text
-);
 
 -- Text as what it stands for, or null where it stands for nothing: a cast would fail the batch of everybody.
 create or replace function whatsapp_internal.as_uuid(p_text text) returns uuid
@@ -946,8 +2265,6 @@ $$;
 
 create or replace function whatsapp.enqueue(p_items jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_drafts whatsapp_internal.draft[];
@@ -979,222 +2296,6 @@ begin
 end
 $$;
 comment on function whatsapp.enqueue is 'Verb 1 of 5. Judges a batch of messages, writes log and queue, answers a verdict per item. Safe to repeat.';
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.enqueue(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.enqueue(jsonb[]) to service_role;
-
-
--- schemas/portfolio.sql
-
--- Meta's messaging limit: how many different people a business portfolio may write to first, that is outside an open 24-hour window, in any
--- rolling 24 hours (250, 2,000, 10,000, 100,000, unlimited). Meta counts over all numbers of the portfolio, whatever their country.
--- Source: M:messaging-limits.
---
--- Meta tells the limit (templates-sync, webhooks) but not how much of it is used, so it is counted here, at the moment of the lease:
---   portfolio_people   the minute in which each person was last written to
---   portfolio_minutes  how many people each minute stands for; their sum over 24 hours is what is used, without counting people one by one
--- A minute counts until it lies 24 hours back as a whole: up to a minute more careful than Meta, never less. Who was counted and then not
--- reached stays counted.
---
--- The one place where the house rule "country_id leads every key" cannot hold: the limit stands above countries. So that nothing of a person
--- crosses a border here, a person is a digest, and nobody reads these tables.
-
-create table whatsapp_internal.portfolio_people (
-  portfolio text not null,
-  person uuid not null,
-  minute timestamptz not null,
-  primary key (portfolio, person)
-) with (fillfactor = 80);
-create index portfolio_people_age on whatsapp_internal.portfolio_people (minute);
-alter table whatsapp_internal.portfolio_people enable row level security;
-comment on table whatsapp_internal.portfolio_people is 'When a portfolio last wrote first to a person (a digest), to the minute.';
-
-create table whatsapp_internal.portfolio_minutes (
-  portfolio text not null,
-  minute timestamptz not null,
-  people integer not null,
-  primary key (portfolio, minute)
-) with (fillfactor = 50);
-alter table whatsapp_internal.portfolio_minutes enable row level security;
-comment on table whatsapp_internal.portfolio_minutes is 'How many people of portfolio_people a minute stands for.';
-
-revoke all on whatsapp_internal.portfolio_people, whatsapp_internal.portfolio_minutes from public, anon, authenticated, service_role;
-
--- The last minute that no longer counts.
-create or replace function whatsapp_internal.portfolio_horizon(p_at timestamptz) returns timestamptz
-language sql stable parallel safe
-return p_at - interval '24 hours 1 minute';
-
--- A person as portfolios know them.
-create or replace function whatsapp_internal.person_of(match_key text, bsuid text) returns uuid
-language sql immutable parallel safe
-return md5(coalesce(match_key, bsuid))::uuid;
-
--- The limit of a portfolio; null is unlimited. The lowest that Meta told one of its accounts: an account that was told nothing, as one that has
--- just been added, says nothing of it. Where none was told, what Meta gives a new business.
-create or replace function whatsapp_internal.portfolio_limit(p_portfolio text) returns integer
-language sql stable parallel safe set search_path = ''
-as $$
-  select case when count(a.messaging_limit) = 0 then 250 else min(nullif(a.messaging_limit, -1)) end
-  from whatsapp.accounts a where a.portfolio = p_portfolio
-$$;
-
--- How many people may still be written to, and when the next one is freed; `room` is null where there is no limit. Whoever asks holds the
--- portfolio until the end of the transaction, so that claims for its numbers cannot spend the same room. Ask for portfolios in the order of
--- their names: no deadlocks.
-create or replace function whatsapp_internal.portfolio_room(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  room := whatsapp_internal.portfolio_limit(p_portfolio);
-  if room is null then
-    return;
-  end if;
-  perform pg_advisory_xact_lock(hashtextextended('whatsapp.portfolio ' || p_portfolio, 0));
-  select p.room, p.frees_at into room, frees_at from whatsapp_internal.portfolio_left(p_portfolio, p_at) p;
-end
-$$;
-
--- The same at a glance, for whoever spends nothing.
-create or replace function whatsapp_internal.portfolio_left(p_portfolio text, p_at timestamptz, out room bigint, out frees_at timestamptz)
-language plpgsql stable set search_path = ''
-as $$
-begin
-  room := whatsapp_internal.portfolio_limit(p_portfolio);
-  -- Where nothing is used yet, whoever has no room now is kept from it by those of this moment.
-  select room - coalesce(sum(m.people), 0),
-    coalesce(min(m.minute) filter (where m.people > 0), date_trunc('minute', p_at)) + interval '24 hours 1 minute'
-  into room, frees_at
-  from whatsapp_internal.portfolio_minutes m
-  where m.portfolio = p_portfolio and m.minute > whatsapp_internal.portfolio_horizon(p_at);
-end
-$$;
-
--- These people are being written to. The caller holds the portfolio.
-create or replace function whatsapp_internal.count_people(p_portfolio text, p_people uuid[], p_at timestamptz) returns void
-language sql volatile set search_path = ''
-as $$
-  with known as materialized (
-    select k.person, k.minute from whatsapp_internal.portfolio_people k
-    where k.portfolio = p_portfolio and k.person = any (p_people)
-  ),
-  written as (
-    insert into whatsapp_internal.portfolio_people as k (portfolio, person, minute)
-    select p_portfolio, person, date_trunc('minute', p_at) from unnest(p_people) as p (person)
-    on conflict (portfolio, person) do update set minute = excluded.minute where k.minute <> excluded.minute
-  )
-  insert into whatsapp_internal.portfolio_minutes as m (portfolio, minute, people)
-  select p_portfolio, minute, sum(n)
-  from (
-    select date_trunc('minute', p_at) as minute, cardinality(p_people) as n
-    union all
-    select minute, -1 from known where minute > whatsapp_internal.portfolio_horizon(p_at)
-  ) change
-  group by minute having sum(n) <> 0
-  on conflict (portfolio, minute) do update set people = m.people + excluded.people
-$$;
-
--- Forgets who no longer counts, a piece at a time.
-create or replace function whatsapp_internal.sweep_portfolios(p_limit integer) returns integer
-language sql volatile set search_path = ''
-as $$
-  with people as (
-    delete from whatsapp_internal.portfolio_people k
-    where (k.portfolio, k.person) in (
-      select portfolio, person from whatsapp_internal.portfolio_people
-      where minute <= whatsapp_internal.portfolio_horizon(now()) limit p_limit for update skip locked)
-    returning 1
-  ),
-  minutes as (
-    delete from whatsapp_internal.portfolio_minutes m where m.minute <= whatsapp_internal.portfolio_horizon(now())
-  )
-  select count(*)::integer from people
-$$;
-
--- Single messages that wait for the limit or for the end of quiet hours need not wait longer than these do: a limit that Meta raises, or quiet
--- hours that somebody changes, let them go. The most urgent first, as many as there is room for, and never more than p_limit at once.
-create or replace function whatsapp_internal.sweep_held(p_limit integer) returns integer
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_lane record;
-  v_portfolio text;
-  v_room bigint;
-  v_freed integer;
-  v_left integer := p_limit;
-begin
-  for v_lane in
-    select a.portfolio, a.country_id, a.account_id, w.lane, w.reason,
-      whatsapp_internal.quiet_end(a.time_zone, a.quiet_from, a.quiet_until, now()) is not null as quiet
-    from whatsapp.accounts a
-    cross join (values ('utility', 'messaging_limit'), ('marketing', 'messaging_limit'), ('marketing', 'quiet_hours')) as w (lane, reason)
-    where exists (
-      select from whatsapp.queue q
-      where q.country_id = a.country_id and q.account_id = a.account_id and q.lane = w.lane and q.held_reason = w.reason)
-    order by a.portfolio, w.lane desc, a.country_id, a.account_id
-  loop
-    exit when v_left < 1;
-    if v_portfolio is distinct from v_lane.portfolio then
-      v_portfolio := v_lane.portfolio;
-      select coalesce(p.room, p_limit) into v_room from whatsapp_internal.portfolio_left(v_portfolio, now()) p;
-    end if;
-    continue when case v_lane.reason when 'quiet_hours' then v_lane.quiet else v_room < 1 end;
-    update whatsapp.queue q set run_at = now(), held_reason = null
-    where (q.country_id, q.message_id) in (
-      select h.country_id, h.message_id from whatsapp.queue h
-      where h.country_id = v_lane.country_id and h.account_id = v_lane.account_id and h.lane = v_lane.lane and h.held_reason = v_lane.reason
-        and h.lease_id is null
-      order by h.due_at
-      limit case v_lane.reason when 'quiet_hours' then v_left else least(v_room, v_left) end
-      for update skip locked);
-    get diagnostics v_freed = row_count;
-    v_left := v_left - v_freed;
-    v_room := v_room - case v_lane.reason when 'quiet_hours' then 0 else v_freed end;
-  end loop;
-  return p_limit - v_left;
-end
-$$;
-
--- A campaign that waits for its limit or for the end of quiet hours is looked at anew when these are changed.
-create or replace function whatsapp_internal.release_holds() returns trigger
-language plpgsql security definer set search_path = ''
-as $$
-begin
-  -- A claim that still goes by what held before is waited for: it may be about to hold a lane.
-  perform pg_advisory_xact_lock(hashtextextended('whatsapp.portfolio ' || p.portfolio, 0))
-  from (
-    select distinct c.portfolio
-    from added n
-    join removed o on o.country_id = n.country_id and o.account_id = n.account_id
-    cross join lateral (values (n.portfolio), (o.portfolio)) as c (portfolio)
-    where (n.messaging_limit, n.portfolio) is distinct from (o.messaging_limit, o.portfolio)
-    order by 1
-  ) p;
-  update whatsapp.lanes l set held_until = null, held_reason = null
-  from whatsapp.accounts a, added n, removed o
-  where n.country_id = o.country_id and n.account_id = o.account_id and a.portfolio in (n.portfolio, o.portfolio)
-    and (n.messaging_limit, n.portfolio, n.time_zone, n.quiet_from, n.quiet_until)
-      is distinct from (o.messaging_limit, o.portfolio, o.time_zone, o.quiet_from, o.quiet_until)
-    and l.country_id = a.country_id and l.account_id = a.account_id and l.held_until is not null;
-  return null;
-end
-$$;
-create or replace trigger lanes_follow after update on whatsapp.accounts
-  referencing old table as removed new table as added for each statement execute function whatsapp_internal.release_holds();
-
--- Meta's word for a limit as a number: -1 is unlimited, null says nothing (TIER_NOT_SET, or a word not known here).
-create or replace function whatsapp_internal.people_of_tier(tier text) returns integer
-language sql immutable parallel safe
-return case
-  when tier in ('-1', 'UNLIMITED', 'TIER_UNLIMITED') then -1
-  when tier ~ '^(TIER_)?[0-9]{1,6}$' then nullif(regexp_replace(tier, '\D', '', 'g')::integer, 0)
-  when tier ~ '^TIER_[0-9]{1,6}K$' then regexp_replace(tier, '\D', '', 'g')::integer * 1000
-end;
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
 
 
 -- schemas/claim.sql
@@ -1229,18 +2330,6 @@ grant execute on function whatsapp_internal.my_countries() to authenticated;
 
 -- A campaign that must wait as a whole, for the end of quiet hours or for Meta's messaging limit, is held by its lane (held_until): its
 -- messages stay untouched. Single messages wait one by one.
-
--- The due head of one lane, each row judged: go, or refused with a code, or blocked until a time (`quiet` if by quiet hours). `person` is set
--- where Meta's messaging limit counts the message, `fresh` if the person is not counted yet.
-create type whatsapp_internal.candidate as (
-  message_id uuid,
-  contact_id uuid,
-  code text,
-  blocked_until timestamptz,
-  quiet boolean,
-  person uuid,
-  fresh boolean
-);
 
 create or replace function whatsapp_internal.judge_lane(
   p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz, p_portfolio text
@@ -1277,7 +2366,7 @@ begin
   from head h
   -- Each looked up for itself, which can only be by its key: as plain joins, the people of a whole country were read for each candidate where
   -- the planner took countries for small. A message or conversation that somebody changes just now, as a webhook does, is left for the next
-  -- claim: whoever holds the throttle row waits for no other (lock order: tables.sql).
+  -- claim: whoever holds the throttle row waits for no other (lock order: locks.sql).
   cross join lateral (
     select m.* from whatsapp.messages m where m.country_id = h.country_id and m.message_id = h.message_id for no key update skip locked
   ) m
@@ -1542,8 +2631,6 @@ create or replace function whatsapp.claim(
   p_ahead interval default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_account record;
@@ -1699,7 +2786,6 @@ comment on function whatsapp.claim is 'Verb 2 of 5. Judges again, spends the lim
 --   returns    jsonb    the ids of the leases for which that holds: those that are still the caller's
 create or replace function whatsapp.announce(p_leases jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_held jsonb;
@@ -1728,13 +2814,6 @@ end
 $$;
 comment on function whatsapp.announce is 'A drainer says how many messages of its leases it may post from now on. Safe to repeat.';
 
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.claim(uuid, text[], integer, interval, interval, interval) from public, anon, authenticated;
-grant execute on function whatsapp.claim(uuid, text[], integer, interval, interval, interval) to service_role;
-revoke all on function whatsapp.announce(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.announce(jsonb[]) to service_role;
-
 
 -- schemas/settle.sql
 
@@ -1756,28 +2835,7 @@ grant execute on function whatsapp.announce(jsonb[]) to service_role;
 -- has become unknown under the same lease: the drainer that held it knows it was not sent. What cannot be stored of a result (a wamid that
 -- another message holds, an id that is none) is left out, never the fact.
 --
--- Locks: messages, queue, contacts, conversations and so on, in the one order of tables.sql.
-
-create type whatsapp_internal.result as (
-  country_id text,
-  message_id uuid,
-  lease_id uuid,
-  outcome text,
-  wamid text,
-  wa_id text,
-  user_id text,
-  code integer,
-  title text,
-  details text,
-  effect text,
-  wait_seconds double precision,
-  max_attempts integer,
-  detail jsonb,
-  account_id text,
-  contact_id uuid,
-  template_name text,
-  template_language text
-);
+-- Locks: messages, queue, contacts, conversations and so on, in the one order of locks.sql.
 
 -- An account stops for a person, or pauses until a time (or for a person). A pause does not undo a stop, nor a longer pause.
 create or replace function whatsapp_internal.halt_account(
@@ -1925,8 +2983,6 @@ $$;
 
 create or replace function whatsapp.settle(p_results jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_results whatsapp_internal.result[];
@@ -2114,769 +3170,6 @@ as $$
   where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id
 $$;
 
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.settle(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.settle(jsonb[]) to service_role;
-
-
--- schemas/people.sql
-
--- Who is who. A person has a number and a BSUID, and we hear of them by either: callers dial the number, a webhook may name one or both, an
--- answer of Meta's may add the other. So one person may stand in two rows until something names both, and both then become one.
---
---   people_of        what the events of a batch tell of people that is not known yet: mostly nothing
---   lock_people      takes the locks of what is about to be joined, before anything else in the batch is locked
---   meet_contacts    makes the new known, learns what is told, and has in_question and meet_person see to what is not plain
---   contact_of       whose an event is, as of its own time
---   learn_ids        what an answer of Meta's tells: the same, but it never waits and never fails
---
--- The rules, in whatever order things become known:
---   * A BSUID is one person's for ever. A number passes from one person to another. A BSUID changes with the number, and Meta announces that
---     (user_changed_number, user_changed_user_id).
---   * An event that names the number of one row and the BSUID of another joins them. So does an announced change that names several. The oldest
---     row goes on; the others point to it (merged_into, never more than one step) and hold nothing any more: messages, queue, windows, consents
---     and former names go with the person (join_contacts).
---   * A new BSUID on a known number without an announcement is another person: the number was passed on. What it heard last as a wish to be left
---     alone stays with the number as well; opt-in and open window stay with the person who had it.
---   * Each portfolio has BSUIDs of its own: another portfolio's is another name of the same person.
---   * A name that was given up is kept with the time (former_names). Meta brings events late and out of order: one from before finds the person
---     who had the name then.
---
--- Nothing here costs more the more people a country has: every lookup is by one name through its own unique index. An `or` over two names makes
--- Postgres 16 and 17 read all of the country (18 ms an event among 300,000 contacts).
-
--- What an event tells of a person. `creates`: whoever is not known yet becomes a contact. `changed`: Meta announces new names, and the previous.
-create type whatsapp_internal.person as (
-  country_id text,
-  account_id text,
-  at timestamptz,
-  creates boolean,
-  changed boolean,
-  match_key text,
-  bsuid text,
-  wa_id text,
-  name text,
-  username text,
-  parent_bsuid text,
-  identity_key_hash text,
-  previous_match_key text,
-  previous_bsuid text
-);
-
--- Who has a name, or had it at a time (`former`: they gave it up). `match_key` and `bsuid` are what else they are called, of a former number the
--- BSUID it went with; null if that is not known.
-create type whatsapp_internal.holder as (
-  contact_id uuid,
-  former boolean,
-  match_key text,
-  bsuid text,
-  bound_at timestamptz
-);
-
--- ── Finding ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
--- These three are inlined into the queries that use them, so they have no settings of their own; every name in them is qualified.
-
-create or replace function whatsapp_internal.holder_of_number(p_country text, p_match_key text, p_at timestamptz)
-returns setof whatsapp_internal.holder
-language sql stable
-as $$
-  (select f.contact_id, true, p_match_key, f.bsuid, f.until from whatsapp.former_names f
-   where f.country_id = p_country and f.name = p_match_key and f.until >= p_at
-   order by f.until limit 1)
-  union all
-  select c.contact_id, false, c.match_key, c.bsuid, c.bound_at from whatsapp.contacts c
-  where c.country_id = p_country and c.match_key = p_match_key
-  limit 1
-$$;
-
-create or replace function whatsapp_internal.holder_of_bsuid(p_country text, p_bsuid text) returns setof whatsapp_internal.holder
-language sql stable
-as $$
-  select c.contact_id, false, c.match_key, c.bsuid, c.bound_at from whatsapp.contacts c where c.country_id = p_country and c.bsuid = p_bsuid
-  union all
-  -- At infinity stands another portfolio's BSUID, which nobody gave up.
-  (select f.contact_id, f.until < 'infinity', null, p_bsuid, f.until from whatsapp.former_names f
-   where f.country_id = p_country and f.name = p_bsuid limit 1)
-  limit 1
-$$;
-
--- Whose an event is. The BSUID says who, the number only where.
-create or replace function whatsapp_internal.contact_of(p_country text, p_match_key text, p_bsuid text, p_at timestamptz) returns table (contact_id uuid)
-language sql stable
-as $$
-  select b.contact_id from whatsapp_internal.holder_of_bsuid(p_country, p_bsuid) b
-  union all
-  select n.contact_id from whatsapp_internal.holder_of_number(p_country, p_match_key, p_at) n
-  limit 1
-$$;
-
--- What a batch of events tells of people beyond what is known: null if nothing, as of nearly all statuses.
--- In plpgsql, as the two after it: an SQL function that is not inlined would be planned anew for each batch.
-create or replace function whatsapp_internal.people_of(p_events jsonb[]) returns whatsapp_internal.person[]
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return (
-    select array_agg(t.told order by (t.told).at)
-    from (
-      select row(
-          i ->> 'country_id', i ->> 'account_id', whatsapp_internal.event_time((i ->> 'at')::double precision),
-          i ->> 'kind' in ('message', 'call', 'preference') or coalesce(r.previous_match_key, r.previous_bsuid) is not null,
-          coalesce(r.previous_match_key, r.previous_bsuid) is not null, r.match_key, r.bsuid, r.wa_id, r.name, r.username, r.parent_bsuid, r.identity_key_hash, r.previous_match_key,
-          r.previous_bsuid)::whatsapp_internal.person as told
-      from unnest(p_events) i
-      cross join lateral jsonb_to_record(case jsonb_typeof(i -> 'contact') when 'object' then i -> 'contact' else '{}' end) as r (
-        match_key text, bsuid text, wa_id text, name text, username text, parent_bsuid text, identity_key_hash text, previous_match_key text,
-        previous_bsuid text)
-      where i ->> 'kind' in ('message', 'call', 'preference', 'status', 'system') and coalesce(r.match_key, r.bsuid) is not null
-    ) t
-    left join lateral (
-      select c.* from whatsapp.contacts c where c.country_id = (t.told).country_id and c.match_key = (t.told).match_key
-      union all
-      select c.* from whatsapp.contacts c
-      where c.country_id = (t.told).country_id and c.bsuid = (t.told).bsuid and (t.told).match_key is null
-      limit 1
-    ) c on true
-    left join lateral (
-      select true as former from whatsapp.former_names f
-      where f.country_id = (t.told).country_id and f.name = (t.told).match_key and f.until >= (t.told).at
-      limit 1
-    ) f on true
-    where (t.told).changed or c.contact_id is null or f.former
-      or (t.told).bsuid <> coalesce(c.bsuid, '') or (t.told).wa_id <> coalesce(c.wa_id, '') or (t.told).name <> coalesce(c.name, '')
-      or (t.told).username <> coalesce(c.username, '') or (t.told).parent_bsuid <> coalesce(c.parent_bsuid, '')
-      or (t.told).identity_key_hash <> coalesce(c.identity_key_hash, '')
-  );
-end
-$$;
-
--- Those of them that are not plain: whose names belong to two rows, or go together otherwise than they did.
-create or replace function whatsapp_internal.in_question(p_people whatsapp_internal.person[], p_again boolean default false)
-returns whatsapp_internal.person[]
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return (
-    select array_agg(p.told order by p.at)
-    from (
-      select p as told, p.*,
-        min(p.bsuid) over (partition by p.country_id, p.match_key) <> max(p.bsuid) over (partition by p.country_id, p.match_key)
-        or min(p.match_key) over (partition by p.country_id, p.bsuid) <> max(p.match_key) over (partition by p.country_id, p.bsuid) as at_odds
-      from unnest(p_people) p
-    ) p
-    left join lateral whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at) a on true
-    left join lateral whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid) b on true
-    where (p.changed and not p_again)
-      or (p.match_key is not null and p.bsuid is not null and (
-        p.at_odds
-        or a.contact_id <> b.contact_id
-        or (b.contact_id is null and (a.bsuid is not null or a.former))
-        or (a.contact_id is null and (b.match_key is not null or b.former))))
-  );
-end
-$$;
-
--- Whether a batch makes people or may join some: what it does then, it does alone (hold_countries).
-create or replace function whatsapp_internal.makes_people(p_people whatsapp_internal.person[]) returns boolean
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return (
-    select p_people is not null and (
-      exists (
-        select from unnest(p_people) p
-        where p.creates and not exists (select from whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at)))
-      or whatsapp_internal.in_question(p_people) is not null)
-  );
-end
-$$;
-
--- ── Meeting ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
--- Takes the locks of the rows that are about to become one, and of the messages the batch's statuses speak of, in the order of all verbs: whatever
--- is locked later in the batch is locked already. Only a batch with somebody in question pays for it.
-create or replace function whatsapp_internal.lock_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_question whatsapp_internal.person[];
-  v_countries text[];
-  v_contacts uuid[];
-  v_joining boolean[];
-begin
-  if p_people is null then
-    return;
-  end if;
-  v_question := whatsapp_internal.in_question(p_people);
-  if v_question is null then
-    return;
-  end if;
-  -- The oldest of each goes on; only what the others hold is moved.
-  select array_agg(country_id), array_agg(contact_id), array_agg(joining) into v_countries, v_contacts, v_joining
-  from (
-    select p.country_id, h.contact_id, bool_or(h.n > 1) as joining
-    from unnest(v_question) p
-    cross join lateral (
-      select contact_id, row_number() over (order by contact_id) as n
-      from (
-        select contact_id from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at)
-        union
-        select contact_id from whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid)
-        union
-        select contact_id from whatsapp_internal.holder_of_number(p.country_id, p.previous_match_key, p.at)
-        union
-        select contact_id from whatsapp_internal.holder_of_bsuid(p.country_id, p.previous_bsuid)
-      ) named
-    ) h
-    group by 1, 2
-  ) each_once;
-  perform whatsapp_internal.lock_messages(v_countries, v_contacts, v_joining, array(
-    select i from unnest(p_events) i where i ->> 'kind' = 'status'));
-  perform whatsapp_internal.hold_people(p_people, p_events);
-  perform whatsapp_internal.lock_contacts(v_countries, v_contacts);
-end
-$$;
-
--- Everybody known whom the batch may change: whom its events come from or name, and to whom the messages went of which Meta tells more than a state.
-create or replace function whatsapp_internal.hold_people(p_people whatsapp_internal.person[], p_events jsonb[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  perform whatsapp_internal.hold_contacts(array_agg(p.country_id), array_agg(p.contact_id))
-  from (
-    select n.country_id, h.contact_id
-    from (
-      select i ->> 'country_id' as country_id, i -> 'contact' ->> 'match_key' as match_key, i -> 'contact' ->> 'bsuid' as bsuid,
-        whatsapp_internal.event_time((i ->> 'at')::double precision) as at
-      from unnest(p_events) i where i ->> 'kind' in ('message', 'call', 'preference')
-      union all
-      select p.country_id, p.match_key, p.bsuid, p.at from unnest(p_people) p
-      union all
-      select p.country_id, p.previous_match_key, p.previous_bsuid, p.at from unnest(p_people) p where p.changed
-    ) n
-    cross join lateral (
-      select h.contact_id from whatsapp_internal.holder_of_number(n.country_id, n.match_key, n.at) h
-      union all
-      select h.contact_id from whatsapp_internal.holder_of_bsuid(n.country_id, n.bsuid) h
-    ) h
-    union all
-    select i ->> 'country_id', m.contact_id
-    from unnest(p_events) i
-    cross join lateral (
-      (select m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1)
-      union all
-      (select m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid' limit 1)
-    ) m
-    where i ->> 'kind' = 'status' and (i -> 'error' ->> 'effect' <> 'none' or i ->> 'window_until' is not null)
-  ) p;
-end
-$$;
-
--- The messages of these contacts (of those with `p_wanted`) and the ones these statuses speak of, then their rows of the queue.
-create or replace function whatsapp_internal.lock_messages(p_countries text[], p_contacts uuid[], p_wanted boolean[], p_statuses jsonb[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_countries text[];
-  v_messages uuid[];
-begin
-  select array_agg(f.country_id order by f.country_id, f.message_id), array_agg(f.message_id order by f.country_id, f.message_id)
-  into v_countries, v_messages
-  from (
-    select m.country_id, m.message_id
-    from unnest(p_countries, p_contacts, p_wanted) as c (country_id, contact_id, wanted)
-    cross join lateral (
-      select v.* from whatsapp.conversations v where v.country_id = c.country_id and v.contact_id = c.contact_id offset 0) v
-    cross join lateral (
-      select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = v.country_id and m.account_id = v.account_id and m.contact_id = v.contact_id
-      offset 0
-    ) m
-    where c.wanted
-    union
-    select m.country_id, m.message_id
-    from unnest(p_statuses) i
-    cross join lateral (
-      select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid
-      union all
-      select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid'
-      limit 1
-    ) m
-  ) f;
-
-  perform from unnest(v_countries, v_messages) as f (country_id, message_id)
-  cross join lateral (
-    select from whatsapp.messages m where m.country_id = f.country_id and m.message_id = f.message_id for no key update of m) m;
-  perform from unnest(v_countries, v_messages) as f (country_id, message_id)
-  cross join lateral (
-    select from whatsapp.queue q where q.country_id = f.country_id and q.message_id = f.message_id for no key update of q) q;
-end
-$$;
-
--- Held so that nobody begins a conversation with them meanwhile.
-create or replace function whatsapp_internal.lock_contacts(p_countries text[], p_contacts uuid[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  perform from (select * from unnest(p_countries, p_contacts) as c (country_id, contact_id) order by 1, 2) f
-  cross join lateral (
-    select from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id for update of c) c;
-  perform from (
-    select v.country_id, v.account_id, v.contact_id
-    from unnest(p_countries, p_contacts) as c (country_id, contact_id)
-    cross join lateral (
-      select v.* from whatsapp.conversations v where v.country_id = c.country_id and v.contact_id = c.contact_id offset 0) v
-    order by 1, 2, 3
-  ) f
-  cross join lateral (
-    select from whatsapp.conversations v
-    where v.country_id = f.country_id and v.account_id = f.account_id and v.contact_id = f.contact_id for update of v) v;
-end
-$$;
-
--- The people of a batch: found by either name, made known if new, and told what Meta now calls them.
-create or replace function whatsapp_internal.meet_contacts(p_people whatsapp_internal.person[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_person whatsapp_internal.person;
-  v_question whatsapp_internal.person[];
-  v_tries integer := 0;
-begin
-  if p_people is null then
-    return;
-  end if;
-  loop
-    begin
-      v_question := whatsapp_internal.in_question(p_people);
-      if v_question is not null then
-        foreach v_person in array v_question loop
-          perform whatsapp_internal.meet_person(v_person);
-        end loop;
-        -- An announced change may put in question what was plain before it.
-        foreach v_person in array coalesce(whatsapp_internal.in_question(p_people, true), '{}') loop
-          perform whatsapp_internal.meet_person(v_person);
-        end loop;
-      end if;
-      perform whatsapp_internal.make_known(p_people);
-      perform whatsapp_internal.learn_names(p_people);
-      return;
-    exception when unique_violation then
-      -- Somebody else has just written one of these people. They are seen now.
-      v_tries := v_tries + 1;
-      if v_tries = 3 then
-        raise;
-      end if;
-    end;
-  end loop;
-end
-$$;
-
--- Contacts for those nobody has heard of.
-create or replace function whatsapp_internal.make_known(p_people whatsapp_internal.person[]) returns void
-language sql volatile set search_path = ''
-as $$
-  insert into whatsapp.contacts (country_id, wa_id, match_key, bsuid, bsuid_portfolio, bound_at)
-  select distinct on (p.country_id, coalesce(p.match_key, p.bsuid))
-    p.country_id, p.wa_id, p.match_key, p.bsuid, case when p.bsuid is not null then (
-      select a.portfolio from whatsapp.accounts a where a.country_id = p.country_id and a.account_id = p.account_id) end,
-    case when p.match_key is not null and p.bsuid is not null then p.at end
-  from unnest(p_people) p
-  where p.creates and not exists (select from whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at))
-  order by p.country_id, coalesce(p.match_key, p.bsuid), p.bsuid, p.at
-  on conflict do nothing
-$$;
-
--- What is told of people who are known: the name that was missing, where an event names both and the other one is theirs; and what they are called.
-create or replace function whatsapp_internal.learn_names(p_people whatsapp_internal.person[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_people whatsapp.contacts[];
-begin
-  select array_agg(jsonb_populate_record(null::whatsapp.contacts, jsonb_build_object(
-      'country_id', country_id, 'contact_id', contact_id, 'match_key', match_key, 'bsuid', bsuid, 'bsuid_portfolio', case when bsuid is not null then (
-        select a.portfolio from whatsapp.accounts a where a.country_id = t.country_id and a.account_id = t.account_id) end, 'bound_at', bound_at,
-      'wa_id', wa_id, 'name', name, 'username', username, 'parent_bsuid', parent_bsuid, 'identity_key_hash', identity_key_hash))
-    order by country_id, contact_id)
-  into v_people
-  from (
-    select c.country_id, c.contact_id, max(p.account_id) as account_id,
-      max(p.match_key) filter (where learns.number) as match_key, max(p.bsuid) filter (where learns.id) as bsuid,
-      min(p.at) filter (where p.match_key is not null and p.bsuid is not null) as bound_at,
-      (array_agg(p.wa_id order by p.at desc) filter (where p.wa_id is not null and (c.match_key = p.match_key or learns.number)))[1] as wa_id,
-      (array_agg(p.name order by p.at desc) filter (where p.name is not null))[1] as name,
-      (array_agg(p.username order by p.at desc) filter (where p.username is not null))[1] as username,
-      (array_agg(p.parent_bsuid order by p.at desc) filter (where p.parent_bsuid is not null))[1] as parent_bsuid,
-      (array_agg(p.identity_key_hash order by p.at desc) filter (where p.identity_key_hash is not null))[1] as identity_key_hash
-    from unnest(p_people) p
-    cross join lateral whatsapp_internal.contact_of(p.country_id, p.match_key, p.bsuid, p.at) f
-    cross join lateral (
-      select c.* from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = f.contact_id limit 1) c
-    cross join lateral (
-      -- Only a name that is nobody's, nor was at that time.
-      select case when c.match_key is null and c.bsuid = p.bsuid
-          then not exists (select from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at)) end as number,
-        case when c.bsuid is null and c.match_key = p.match_key
-          then not exists (select from whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid)) end as id
-    ) learns
-    group by c.country_id, c.contact_id
-  ) t;
-
-  perform whatsapp_internal.hold_contacts(array_agg(p.country_id), array_agg(p.contact_id)) from unnest(v_people) p;
-  update whatsapp.contacts c
-  set match_key = coalesce(c.match_key, p.match_key), bsuid = coalesce(c.bsuid, p.bsuid),
-    bsuid_portfolio = case when c.bsuid is null or c.bsuid = p.bsuid then coalesce(p.bsuid_portfolio, c.bsuid_portfolio) else c.bsuid_portfolio end,
-    bound_at = case when coalesce(p.match_key, p.bsuid) is not null then coalesce(c.bound_at, p.bound_at) else c.bound_at end,
-    wa_id = coalesce(p.wa_id, c.wa_id), name = coalesce(p.name, c.name), username = coalesce(p.username, c.username),
-    parent_bsuid = coalesce(p.parent_bsuid, c.parent_bsuid), identity_key_hash = coalesce(p.identity_key_hash, c.identity_key_hash)
-  from unnest(v_people) p
-  where c.country_id = p.country_id and c.contact_id = p.contact_id and (
-    p.match_key is not null or p.bsuid is not null or p.wa_id <> coalesce(c.wa_id, '') or p.name <> coalesce(c.name, '')
-    or p.username <> coalesce(c.username, '') or p.parent_bsuid <> coalesce(c.parent_bsuid, '')
-    or p.identity_key_hash <> coalesce(c.identity_key_hash, ''));
-end
-$$;
-
--- One person who is not plain: finds the rows their names belong to, decides which of them can be this person, makes them one, and gives the
--- one the names that hold now. What it no longer is called goes to former_names.
-create or replace function whatsapp_internal.meet_person(p whatsapp_internal.person) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_portfolio text := (select a.portfolio from whatsapp.accounts a where a.country_id = p.country_id and a.account_id = p.account_id);
-  v_number whatsapp_internal.holder;
-  v_bsuid whatsapp_internal.holder;
-  v_old_number whatsapp_internal.holder;
-  v_old_bsuid whatsapp_internal.holder;
-  v_number_holds boolean;
-  v_bsuid_holds boolean;
-  v_before uuid;  -- whose number it was until now
-  v_ids uuid[];
-  v_rows whatsapp.contacts[];
-  v_into uuid;
-  v_now record;  -- the names that hold
-begin
-  for v_try in 1 .. 2 loop
-    select h.* into v_number from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at) h;
-    select h.* into v_bsuid from whatsapp_internal.holder_of_bsuid(p.country_id, p.bsuid) h;
-    select h.* into v_old_number from whatsapp_internal.holder_of_number(p.country_id, p.previous_match_key, p.at) h;
-    select h.* into v_old_bsuid from whatsapp_internal.holder_of_bsuid(p.country_id, p.previous_bsuid) h;
-    if v_try = 1 then
-      -- Held from here on, and looked up again.
-      perform whatsapp_internal.lock_contacts(
-        array_fill(p.country_id, array[4]),
-        array[v_number.contact_id, v_bsuid.contact_id, v_old_number.contact_id, v_old_bsuid.contact_id]);
-    end if;
-  end loop;
-
-  v_number_holds := p.match_key is not null and not coalesce(v_number.former, false) and not coalesce(v_bsuid.former, false);
-  v_bsuid_holds := p.bsuid is not null and not coalesce(v_bsuid.former, false)
-    and not (coalesce(v_number.former, false) and v_number.bsuid is null);
-
-  -- The number is known with another BSUID: it is, or was, another person's.
-  if p.bsuid is not null and v_number.contact_id is distinct from v_bsuid.contact_id
-    and v_number.contact_id is distinct from v_old_bsuid.contact_id
-    and whatsapp_internal.are_two(p.country_id, v_number.contact_id, v_number.bsuid, array[p.bsuid, p.previous_bsuid], v_portfolio)
-  then
-    v_bsuid_holds := not coalesce(v_bsuid.former, false);
-    v_number_holds := v_number_holds and p.at >= coalesce(v_number.bound_at, '-infinity');
-    if v_number_holds then
-      v_before := v_number.contact_id;
-    end if;
-    v_number := null;
-  end if;
-  -- So may the previous one be by now.
-  if v_old_number.contact_id is distinct from v_old_bsuid.contact_id and v_old_number.contact_id is distinct from v_bsuid.contact_id
-    and (whatsapp_internal.are_two(p.country_id, v_old_number.contact_id, v_old_number.bsuid, array[p.previous_bsuid, case when p.previous_bsuid is not null then p.bsuid end], v_portfolio)
-      or (not v_old_number.former and v_old_number.bound_at > p.at))
-  then
-    v_old_number := null;
-  end if;
-
-  v_ids := array(
-    select distinct id from unnest(array[v_number.contact_id, v_bsuid.contact_id, v_old_number.contact_id, v_old_bsuid.contact_id]) id
-    where id is not null order by id);
-  v_rows := array(
-    select row_of.c from unnest(v_ids) id
-    cross join lateral (select c from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = id limit 1) row_of
-    order by id);
-
-  -- The names that hold: the latest that is known, and of an announced change not the old ones.
-  select number.match_key, number.wa_id, number.phone, id.bsuid, id.portfolio, id.other into v_now
-  from (select exists (
-      select from unnest(v_rows) r where r.bsuid <> p.bsuid and r.bsuid_portfolio <> v_portfolio) as other) elsewhere
-  left join lateral (
-    select n.match_key, n.wa_id, (select max(r.phone) from unnest(v_rows) r where r.match_key = n.match_key) as phone
-    from (
-      select p.match_key as match_key, p.wa_id as wa_id, p.at as since, 1 as turn where v_number_holds
-      union all
-      select r.match_key, r.wa_id, coalesce(r.bound_at, '-infinity'), 2
-      from unnest(v_rows) r
-      where r.match_key is not null and (r.match_key <> coalesce(p.match_key, '') or v_number_holds or r.bound_at > p.at)
-        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
-        and (r.match_key <> coalesce(p.previous_match_key, '') or r.bound_at > p.at)
-    ) n
-    order by n.since desc, n.turn limit 1
-  ) number on true
-  left join lateral (
-    select b.bsuid, b.portfolio, elsewhere.other
-    from (
-      select p.bsuid as bsuid, v_portfolio as portfolio, p.at as since, 1 as turn where v_bsuid_holds and not elsewhere.other
-      union all
-      select r.bsuid, r.bsuid_portfolio, coalesce(r.bound_at, '-infinity'), 2
-      from unnest(v_rows) r
-      where r.bsuid is not null and (r.bsuid <> coalesce(p.bsuid, '') or v_bsuid_holds or r.bound_at > p.at)
-        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
-        and (r.bsuid <> coalesce(p.previous_bsuid, '') or r.bound_at > p.at)
-    ) b
-    order by b.since desc, b.turn limit 1
-  ) id on true;
-
-  if v_before is not null then
-    perform whatsapp_internal.let_go(p.country_id, v_before, p.match_key, p.at - interval '1 microsecond');
-  end if;
-  if cardinality(v_ids) = 0 then
-    -- A number that passes on has an heir, whoever told.
-    if coalesce(v_now.match_key, v_now.bsuid) is null or not (p.creates or v_before is not null) then
-      return;
-    end if;
-    insert into whatsapp.contacts (country_id, match_key, bsuid) values (p.country_id, v_now.match_key, v_now.bsuid)
-    returning contact_id into v_into;
-  else
-    v_into := v_ids[1];
-    for v_other in 2 .. cardinality(v_ids) loop
-      perform whatsapp_internal.join_contacts(p.country_id, v_into, v_ids[v_other]);
-    end loop;
-  end if;
-
-  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
-  select p.country_id, name, v_into, max(until), max(bsuid)
-  from (
-    select r.match_key as name, p.at as until, r.bsuid from unnest(v_rows) r where r.match_key is distinct from v_now.match_key
-    union all
-    select r.bsuid, case when v_now.other and r.bsuid_portfolio <> v_now.portfolio then 'infinity' else p.at end, null
-    from unnest(v_rows) r where r.bsuid is distinct from v_now.bsuid
-    union all
-    select p.match_key, p.at, p.bsuid where p.match_key is distinct from v_now.match_key
-    union all
-    select p.bsuid, case when v_now.other then 'infinity' else p.at end, null where p.bsuid is distinct from v_now.bsuid
-    union all
-    select p.previous_match_key, p.at, coalesce(p.previous_bsuid, v_old_number.bsuid)
-    union all
-    select p.previous_bsuid, p.at, null where p.previous_bsuid is distinct from v_now.bsuid
-  ) names
-  where name is not null
-  group by name
-  on conflict (country_id, name, contact_id) do update
-  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
-
-  update whatsapp.contacts c
-  set match_key = v_now.match_key, phone = v_now.phone, wa_id = v_now.wa_id, bsuid = v_now.bsuid, bsuid_portfolio = v_now.portfolio,
-    bound_at = coalesce(
-      (select min(r.bound_at) from unnest(v_rows) r
-       where r.match_key is not distinct from v_now.match_key and r.bsuid is not distinct from v_now.bsuid),
-      greatest(p.at, (select max(r.bound_at) from unnest(v_rows) r where r.match_key = v_now.match_key)))
-  where c.country_id = p.country_id and c.contact_id = v_into;
-  if v_before is not null then
-    perform whatsapp_internal.inherit_wishes(p.country_id, v_before, v_into);
-  end if;
-end
-$$;
-
--- Whether a row that is known with one BSUID cannot be the person of these. BSUIDs of two portfolios say nothing about each other.
-create or replace function whatsapp_internal.are_two(p_country text, p_contact uuid, p_bsuid text, p_others text[], p_portfolio text) returns boolean
-language sql stable set search_path = ''
-as $$
-  select coalesce(p_bsuid <> all (array_remove(p_others, null)) and cardinality(array_remove(p_others, null)) > 0 and not exists (
-    select from whatsapp.contacts c
-    where c.country_id = p_country and c.contact_id = p_contact and c.bsuid = p_bsuid and c.bsuid_portfolio <> p_portfolio), false)
-$$;
-
--- A person's number is another's after this time.
-create or replace function whatsapp_internal.let_go(p_country text, p_contact uuid, p_match_key text, p_at timestamptz) returns void
-language sql volatile set search_path = ''
-as $$
-  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
-  select p_country, p_match_key, p_contact, p_at, c.bsuid
-  from whatsapp.contacts c where c.country_id = p_country and c.contact_id = p_contact
-  on conflict (country_id, name, contact_id) do update set until = greatest(f.until, excluded.until), bsuid = excluded.bsuid;
-  update whatsapp.contacts c set match_key = null, phone = null, wa_id = null, bound_at = null
-  where c.country_id = p_country and c.contact_id = p_contact;
-$$;
-
--- The wish to be left alone stays with the number, for whoever asked for it may be the one who has it now. What they say themselves lifts it.
-create or replace function whatsapp_internal.inherit_wishes(p_country text, p_from uuid, p_into uuid) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  update whatsapp.contacts n
-  set opted_out_at = greatest(n.opted_out_at, o.opted_out_at),
-    marketing_opted_out_at = greatest(n.marketing_opted_out_at, o.marketing_opted_out_at)
-  from whatsapp.contacts o
-  where o.country_id = p_country and o.contact_id = p_from and n.country_id = p_country and n.contact_id = p_into;
-  perform whatsapp_internal.stand(array[p_country], array[p_into]);
-end
-$$;
-
--- ── Joining ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
--- Two rows are one person: everything of the one goes to the other, which is then judged, paced and shown as one. A message in flight keeps its
--- lease. The names are the caller's to set.
-create or replace function whatsapp_internal.join_contacts(p_country text, p_into uuid, p_from uuid) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  perform whatsapp_internal.lock_messages(array[p_country], array[p_from], array[true], '{}');
-  perform whatsapp_internal.lock_contacts(array[p_country, p_country], array[p_from, p_into]);
-
-  insert into whatsapp.conversations as v (
-    country_id, account_id, contact_id, window_until, entry_point_until, last_inbound_at, last_message_at, pair_next_at, sending_until)
-  select country_id, account_id, p_into, window_until, entry_point_until, last_inbound_at, last_message_at, pair_next_at, sending_until
-  from whatsapp.conversations o where o.country_id = p_country and o.contact_id = p_from
-  on conflict (country_id, account_id, contact_id) do update
-  set window_until = greatest(v.window_until, excluded.window_until),
-    entry_point_until = greatest(v.entry_point_until, excluded.entry_point_until),
-    last_inbound_at = greatest(v.last_inbound_at, excluded.last_inbound_at),
-    last_message_at = greatest(v.last_message_at, excluded.last_message_at),
-    pair_next_at = greatest(v.pair_next_at, excluded.pair_next_at), sending_until = greatest(v.sending_until, excluded.sending_until);
-
-  perform whatsapp_internal.join_campaigns(p_country, p_into, p_from);
-  update whatsapp.messages m set contact_id = p_into
-  from whatsapp.conversations o
-  where o.country_id = p_country and o.contact_id = p_from
-    and m.country_id = p_country and m.account_id = o.account_id and m.contact_id = p_from;
-  update whatsapp.queue q set contact_id = p_into
-  from whatsapp.conversations o
-  where o.country_id = p_country and o.contact_id = p_from
-    and q.country_id = p_country and q.account_id = o.account_id and q.contact_id = p_from;
-  delete from whatsapp.conversations o where o.country_id = p_country and o.contact_id = p_from;
-
-  update whatsapp.consents k set contact_id = p_into where k.country_id = p_country and k.contact_id = p_from;
-  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
-  select country_id, name, p_into, until, bsuid from whatsapp.former_names o where o.country_id = p_country and o.contact_id = p_from
-  on conflict (country_id, name, contact_id) do update
-  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
-  delete from whatsapp.former_names f where f.country_id = p_country and f.contact_id = p_from;
-
-  update whatsapp.contacts n
-  set name = coalesce(n.name, o.name), username = coalesce(n.username, o.username), parent_bsuid = coalesce(n.parent_bsuid, o.parent_bsuid),
-    identity_key_hash = coalesce(n.identity_key_hash, o.identity_key_hash), opted_in_at = greatest(n.opted_in_at, o.opted_in_at),
-    opted_out_at = greatest(n.opted_out_at, o.opted_out_at),
-    marketing_opted_out_at = greatest(n.marketing_opted_out_at, o.marketing_opted_out_at),
-    marketing_cooled_until = greatest(n.marketing_cooled_until, o.marketing_cooled_until)
-  from whatsapp.contacts o
-  where o.country_id = p_country and o.contact_id = p_from and n.country_id = p_country and n.contact_id = p_into;
-  perform whatsapp_internal.stand(array[p_country], array[p_into]);
-  update whatsapp.contacts c
-  set merged_into = p_into, phone = null, wa_id = null, match_key = null, bsuid = null, bound_at = null, opted_in_at = null,
-    opted_out_at = null, marketing_opted_out_at = null, marketing_cooled_until = null
-  where c.country_id = p_country and c.contact_id = p_from;
-  update whatsapp.contacts c set merged_into = p_into where c.country_id = p_country and c.merged_into = p_from;
-end
-$$;
-
--- A person gets one message of a campaign. Of two that both rows have, one that still waits is refused; what is on its way or was sent stays, and
--- the later of two sent is marked as the campaign's second.
-create or replace function whatsapp_internal.join_campaigns(p_country text, p_into uuid, p_from uuid) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_again uuid[];
-  v_waiting uuid[];
-begin
-  with theirs as materialized (
-    select m.campaign_id, m.message_id, m.state
-    from whatsapp.conversations o
-    cross join lateral (
-      select m.* from whatsapp.messages m
-      where m.country_id = o.country_id and m.account_id = o.account_id and m.contact_id = o.contact_id
-        and m.campaign_id is not null and m.campaign_again is null
-      offset 0
-    ) m
-    where o.country_id = p_country and o.contact_id = p_from
-  ),
-  ours as materialized (
-    select m.campaign_id, m.message_id, m.state
-    from theirs t
-    cross join lateral (
-      select m.* from whatsapp.messages m
-      where m.country_id = p_country and m.campaign_id = t.campaign_id and m.contact_id = p_into and m.campaign_again is null
-      limit 1
-    ) m
-  ),
-  ranked as (
-    select m.message_id, w.waits, row_number() over (
-        partition by m.campaign_id
-        -- Which of the two goes or went: what has left before what waits, and that before what never will.
-        order by case when m.state in ('refused', 'cancelled', 'expired') then 2 when w.waits then 1 else 0 end, m.message_id) as n
-    from (select * from theirs where campaign_id in (select campaign_id from ours) union all select * from ours) m
-    cross join lateral (
-      select exists (
-        select from whatsapp.queue q
-        where q.country_id = p_country and q.message_id = m.message_id and q.lease_id is null and q.unknown_until is null) as waits
-    ) w
-  )
-  select array_agg(message_id), array_agg(message_id) filter (where waits) into v_again, v_waiting from ranked where n > 1;
-
-  if v_again is not null then
-    update whatsapp.messages m set campaign_again = true where m.country_id = p_country and m.message_id = any (v_again);
-  end if;
-  if v_waiting is not null then
-    perform whatsapp_internal.refuse_claimed(p_country, v_waiting, array_fill('duplicate_recipient'::text, array[cardinality(v_waiting)]));
-  end if;
-end
-$$;
-
--- ── What answers tell ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
--- Meta's answer may tell the WhatsApp id or BSUID of a person whose number we dialled. The acceptance it came with matters more: so this waits for
--- nobody, and whatever goes wrong here is left to the status that follows, which names both. Where two people turn out to be one they are joined.
--- A row whose number has changed since is told nothing: the answer speaks of the old one.
-create or replace function whatsapp_internal.learn_ids(p_results whatsapp_internal.result[]) returns void
-language plpgsql volatile set search_path = '' set lock_timeout = '100ms'
-as $$
-declare
-  v_people whatsapp_internal.person[];
-begin
-  select array_agg(row(
-      c.country_id, r.account_id, now(), false, false, c.match_key, case when c.bsuid is null then r.user_id end, r.wa_id, null, null, null, null,
-      null, null)::whatsapp_internal.person)
-  into v_people
-  from (
-    select distinct on (country_id, contact_id) country_id, account_id, contact_id, wa_id, user_id from unnest(p_results)
-    where outcome = 'accepted' and (wa_id is not null or user_id is not null)
-    order by country_id, contact_id
-  ) r
-  cross join lateral (
-    select c.* from whatsapp.contacts c where c.country_id = r.country_id and c.contact_id = r.contact_id limit 1) c
-  where c.phone is not null and c.match_key is not null and (c.wa_id is null or r.wa_id is null or c.wa_id = r.wa_id)
-    and ((c.wa_id is null and r.wa_id is not null) or (c.bsuid is null and r.user_id is not null));
-  if v_people is null then
-    return;
-  end if;
-  -- Whoever joins people has their country alone; here that is taken if nobody else is at work in it.
-  if whatsapp_internal.in_question(v_people) is not null and exists (
-    select from (select distinct p.country_id from unnest(v_people) p) c
-    where not pg_try_advisory_xact_lock(hashtextextended('whatsapp.names ' || c.country_id, 0)))
-  then
-    return;
-  end if;
-  perform whatsapp_internal.meet_contacts(v_people);
-exception when others then
-  raise warning 'what an answer told of a person was not kept: %', sqlerrm;
-end
-$$;
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-
 
 -- schemas/ingest.sql
 
@@ -2899,7 +3192,7 @@ grant execute on function whatsapp_internal.my_countries() to authenticated;
 -- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of). The event of a
 -- message is its content: what Meta says anew in other words under a wamid we know is another event, and goes to the message's story.
 --
--- Locks: events, messages, queue, contacts and so on, in the one order of tables.sql; the throttle row last and shortest.
+-- Locks: events, messages, queue, contacts and so on, in the one order of locks.sql; the throttle row last and shortest.
 
 -- Free entry points, of which statuses tell. Apart from apply_statuses, for conversations come after people in the lock order.
 create or replace function whatsapp_internal.open_entry_points(p_events jsonb[]) returns void
@@ -3085,7 +3378,7 @@ end
 $$;
 
 -- Inbound messages and calls: the log, the story, the window of 24 hours from the person's own time stamp, and what they say of consent
--- (consent.sql).
+-- (consents/hearing.sql).
 create or replace function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
@@ -3305,8 +3598,6 @@ $$;
 
 create or replace function whatsapp.ingest(p_events jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_keys uuid[];
@@ -3452,11 +3743,6 @@ begin
 end
 $$;
 
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.ingest(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.ingest(jsonb[]) to service_role;
-
 
 -- schemas/sweep.sql
 
@@ -3469,11 +3755,11 @@ grant execute on function whatsapp.ingest(jsonb[]) to service_role;
 --   unknowns     past their deadline: no status came although the account's webhooks are alive after it: proved unsent as well as it can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything else ends as
 --                failed: outcome_unknown, for a person to decide. If the feed is silent, it waits on, a day at the most
 --   accounts     paused until a time that has come are active again; throttled numbers regain their rate
---   campaigns    started, completed, paused for their failures (campaigns.sql)
+--   campaigns    started, completed, paused for their failures (campaigns/sweep_campaigns.sql)
 --   due          scheduled messages whose time has come are shown as queued
 --   expired      out of the queue, however long their lane is paused
---   cancelled    the messages of campaigns that are (campaigns.sql)
---   held         messages that waited for Meta's messaging limit, once there is room (portfolio.sql)
+--   cancelled    the messages of campaigns that are (campaigns/sweep_campaigns.sql)
+--   held         messages that waited for Meta's messaging limit, once there is room (portfolios/holding.sql)
 --   parked       statuses whose message became known at the same moment
 --   retention    webhook events and idempotency keys too old to matter
 --   portfolios   people whom a portfolio no longer counts
@@ -3694,11 +3980,8 @@ $$;
 
 -- Parked statuses are taken by settle, or by a status that names our id too, as soon as their wamid is known. What is left for a sweep is what a
 -- settle of the same moment could not see: each is looked at once, a minute later, and then left to wait at no cost.
-create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text);
-
 create or replace function whatsapp_internal.sweep_parked(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 as $$
 declare
   v_due whatsapp_internal.parked[];
@@ -3746,7 +4029,6 @@ $$;
 
 create or replace function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
 language plpgsql volatile set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_removed integer;
@@ -3834,230 +4116,335 @@ end
 $$;
 comment on function whatsapp.sweep is 'Verb 5 of 5. Expired leases, unknown outcomes, due and expired messages, parked statuses, retention. Safe to repeat.';
 
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.sweep(text[], integer, interval) from public, anon, authenticated;
-grant execute on function whatsapp.sweep(text[], integer, interval) to service_role;
 
+-- schemas/consents/hearing.sql
 
--- schemas/templates.sql
+-- What people say themselves: Meta's marketing stop and resume, and stop words.
 
--- sync_templates: make our copy of one account's templates what Meta's listing says. What a complete listing lacks, Meta has removed.
---
---   p_templates  jsonb[]  {name, language, status, category, parameter_format?, components?, contract?, quality?, reason?}
---   p_complete   false: part of the listing could not be read, so nothing is removed
---   returns      jsonb    {"stored": n, "removed": n}
---
--- Safe to repeat. Not one of the five verbs: it moves no message, it only refreshes what the gates look at.
-
-create or replace function whatsapp.sync_templates(p_country text, p_account text, p_templates jsonb[], p_complete boolean default true) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+-- Ingest's part: Meta's marketing stop and resume, and stop words. Every event is new, and its person known.
+create or replace function whatsapp_internal.hear_consents(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
 as $$
-declare
-  v_stored integer;
-  v_removed integer;
 begin
-  if not exists (select from whatsapp.accounts where country_id = p_country and account_id = p_account) then
-    raise sqlstate 'PT404' using message = 'no such account', hint = 'Insert a row into whatsapp.accounts first.';
+  if exists (select from unnest(p_events) i where i ->> 'kind' = 'preference') then
+    perform whatsapp_internal.add_consents(array(
+      select row(
+          i ->> 'country_id', p.contact_id, case i -> 'content' ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing',
+          whatsapp_internal.event_time((i ->> 'at')::double precision), 'meta', left(nullif(i -> 'content' ->> 'detail', ''), 4096), null
+        )::whatsapp_internal.consent
+      from unnest(p_events) i
+      cross join lateral whatsapp_internal.contact_of(
+        i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', whatsapp_internal.event_time((i ->> 'at')::double precision)) p
+      where i ->> 'kind' = 'preference' and i -> 'content' ->> 'value' in ('stop', 'resume')));
   end if;
-
-  insert into whatsapp.templates as t (
-    country_id, account_id, name, language, status, category, parameter_format, components, contract, quality, reason)
-  select distinct on (r.name, r.language)
-    p_country, p_account, r.name, r.language, coalesce(r.status, 'UNKNOWN'), coalesce(r.category, 'UNKNOWN'), r.parameter_format, r.components,
-    r.contract, r.quality, r.reason
-  from unnest(p_templates) i,
-    jsonb_to_record(i) as r (
-      name text, language text, status text, category text, parameter_format text, components jsonb, contract jsonb, quality text, reason text)
-  where r.name is not null and r.language is not null
-  order by r.name, r.language
-  on conflict (country_id, account_id, name, language) do update
-  set status_at = case when t.status <> excluded.status then now() else t.status_at end, status = excluded.status, category = excluded.category, parameter_format = excluded.parameter_format,
-    components = excluded.components, contract = excluded.contract, quality = excluded.quality, reason = excluded.reason, synced_at = now();
-  get diagnostics v_stored = row_count;
-
-  delete from whatsapp.templates t
-  where p_complete and t.country_id = p_country and t.account_id = p_account and not exists (
-    select from unnest(p_templates) i where i ->> 'name' = t.name and i ->> 'language' = t.language);
-  get diagnostics v_removed = row_count;
-
-  return jsonb_build_object('stored', v_stored, 'removed', v_removed);
+  if exists (
+    select from whatsapp.stop_words s
+    where s.country_id in (select i ->> 'country_id' from unnest(p_events) i where i ->> 'kind' = 'message')
+  ) then
+    perform whatsapp_internal.hear_stop_words(p_events);
+  end if;
 end
 $$;
-comment on function whatsapp.sync_templates is 'Makes the copy of an account''s templates what Meta lists now. Safe to repeat.';
-revoke all on function whatsapp.sync_templates(text, text, jsonb[], boolean) from public, anon, authenticated;
-grant execute on function whatsapp.sync_templates(text, text, jsonb[], boolean) to service_role;
 
--- The contract of one template, for the check before a message is enqueued; null where the template or its contract is not known
--- (the gates then have the word). Without an account, the country's default.
-create or replace function whatsapp.template_contract(p_country text, p_account text, p_name text, p_language text) returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  select t.contract
-  from whatsapp.accounts a
-  join whatsapp.templates t on t.country_id = a.country_id and t.account_id = a.account_id
-  where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default))
-    and t.name = p_name and t.language = p_language
-$$;
-revoke all on function whatsapp.template_contract(text, text, text, text) from public, anon, authenticated;
-grant execute on function whatsapp.template_contract(text, text, text, text) to service_role;
-
--- sync_number: what Meta says of one account's number, beside its templates.
---
---   p_number  jsonb[]  one {messaging_limit?, throughput?, coexistence?, quality?}, in Meta's words: TIER_2K, STANDARD or HIGH, true, GREEN
---   returns   jsonb    {"messaging_limit", "messages_per_second", "quality"} as they are now
---
--- The rate only follows Meta where it was Meta's: it falls to what Meta grants, rises to HIGH from the standard, and from the 20 of coexistence
--- with the WhatsApp Business app once Meta says that it has ended; never over a rate that was set lower on purpose. Source: M:throughput.
-create or replace function whatsapp.sync_number(p_country text, p_account text, p_number jsonb[]) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+create or replace function whatsapp_internal.hear_stop_words(p_events jsonb[]) returns void
+language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_limit integer := whatsapp_internal.people_of_tier(p_number[1] ->> 'messaging_limit');
-  v_number jsonb;
+  v_replies whatsapp_internal.draft[];
 begin
-  update whatsapp.accounts a
-  set messaging_limit = coalesce(v_limit, a.messaging_limit), coexistence = coalesce((p_number[1] ->> 'coexistence')::boolean, a.coexistence),
-    quality = coalesce(p_number[1] ->> 'quality', a.quality),
-    messages_per_second = case
-      when coalesce((p_number[1] ->> 'coexistence')::boolean, a.coexistence) then least(a.messages_per_second, 20)
-      when p_number[1] ->> 'throughput' = 'STANDARD' then least(r.rate, 80)
-      when p_number[1] ->> 'throughput' = 'HIGH' and r.rate = 80 then 1000
-      else r.rate
-    end
+  with heard as materialized (
+    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, p.contact_id, s.action, s.scope, s.reply, m.written,
+      whatsapp_internal.event_time((i ->> 'at')::double precision) as at
+    from unnest(p_events) i
+    cross join lateral (
+      select case i -> 'content' ->> 'type' when 'text' then i -> 'content' -> 'text' ->> 'body' when 'button' then i -> 'content' -> 'button' ->> 'text'
+        end as written
+    ) m
+    join whatsapp.stop_words s
+      on s.country_id = i ->> 'country_id' and s.key = case when length(m.written) <= 100 then whatsapp_internal.plain_word(m.written) end
+    cross join lateral whatsapp_internal.contact_of(
+      i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', whatsapp_internal.event_time((i ->> 'at')::double precision)) p
+    where i ->> 'kind' = 'message'
+  ),
+  changed as materialized (
+    select c.country_id, c.contact_id
+    from whatsapp_internal.add_consents(array(
+      select row(country_id, contact_id, action, scope, at, 'stop_word', written, null)::whatsapp_internal.consent from heard)) c
+  )
+  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft, jsonb_build_object(
+      'n', 1, 'country_id', country_id, 'account_id', account_id, 'contact_id', contact_id, 'message_id', whatsapp_internal.uuid7(), 'kind', 'text',
+      'content', jsonb_build_object('type', 'text', 'text', jsonb_build_object('body', reply)), 'status', 'accepted', 'state', 'queued')))
+  into v_replies
   from (
-    select o.country_id, o.account_id, case when o.coexistence and o.messages_per_second = 20 then 80 else o.messages_per_second end as rate
-    from whatsapp.accounts o where o.country_id = p_country and o.account_id = p_account
-    for no key update
-  ) r
-  where a.country_id = r.country_id and a.account_id = r.account_id
-  returning jsonb_build_object(
-    'messaging_limit', a.messaging_limit, 'messages_per_second', a.messages_per_second, 'quality', a.quality) into v_number;
-  if v_number is null then
-    raise sqlstate 'PT404' using message = 'no such account', hint = 'Insert a row into whatsapp.accounts first.';
+    -- The word that decided: the last one, and of the same moment the no.
+    select distinct on (h.country_id, h.contact_id) h.*
+    from heard h join changed c on c.country_id = h.country_id and c.contact_id = h.contact_id
+    order by h.country_id, h.contact_id, h.at desc, h.action desc
+  ) decided
+  where reply is not null;
+
+  if v_replies is not null then
+    perform whatsapp_internal.write_drafts(v_replies);
+    update whatsapp.messages m set confirms_consent = true
+    from unnest(v_replies) r where m.country_id = r.country_id and m.message_id = r.message_id;
   end if;
-  return v_number;
 end
 $$;
-comment on function whatsapp.sync_number is 'Takes over what Meta grants a number: messaging limit, throughput, quality. Safe to repeat.';
-revoke all on function whatsapp.sync_number(text, text, jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.sync_number(text, text, jsonb[]) to service_role;
 
 
--- schemas/cron.sql
+-- schemas/consents/record_consents.sql
 
--- The clock: where pg_cron and pg_net are to be had (hosted Supabase), two jobs call our functions. Elsewhere this file does nothing,
--- and any other scheduler can POST to the same addresses with a secret key.
---
--- The address and the key come from Vault at each tick, so they can be changed without a migration. Until they are set, a tick does nothing:
---   select vault.create_secret('https://functions.example.com/functions/v1', 'whatsapp_functions_url');
---   select vault.create_secret('sb_secret_…', 'whatsapp_cron_key');
---
--- pg_net sends and forgets: a tick may be lost, doubled or overlap the one before. queue-drain is safe under all three.
+-- Which member of a row could not be written, or null.
+create or replace function whatsapp_internal.unwritable_consent(p_row jsonb) returns text
+language sql stable
+return case
+  when jsonb_typeof(p_row) is distinct from 'object' then 'row'
+  when whatsapp_internal.unwritable_person(p_row) is not null then whatsapp_internal.unwritable_person(p_row)
+  when coalesce(p_row ->> 'what', '') not in ('opt_in', 'opt_out') then 'action'
+  when coalesce(p_row ->> 'scope', '') not in ('all', 'marketing') then 'scope'
+  when p_row ->> 'at' is not null and whatsapp_internal.as_time(p_row ->> 'at') is null then 'at'
+  when coalesce(length(p_row ->> 'how'), 0) not between 1 and 200 then 'how'
+  when p_row ->> 'proof' is not null and length(p_row ->> 'proof') not between 1 and 4096 then 'proof'
+end;
 
-do $$
+--   p_key, p_fingerprint   of this call: repeated, it answers what it answered
+--   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
+--   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
+-- People not known yet are made known. A row that could not be written is refused as `invalid_item`, alone.
+create or replace function whatsapp.record_consents(p_country text, p_actor uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
+  v_drafts whatsapp_internal.draft[];
+  v_facts whatsapp_internal.consent[];
+  v_answer jsonb;
 begin
-  if (select count(*) from pg_catalog.pg_available_extensions where name in ('pg_cron', 'pg_net', 'supabase_vault')) < 3 then
-    raise notice 'pg_cron, pg_net or vault is not available: schedule queue-drain and templates-sync by other means';
+  if v_code is null and not exists (select from whatsapp.accounts a where a.country_id = p_country) then
+    v_code := 'unknown_country';
+  end if;
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+
+  v_answer := whatsapp_internal.answer_of_key(p_country, 'consents', p_key, p_fingerprint);
+  if v_answer is not null then
+    return v_answer;
+  end if;
+
+  -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
+  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
+      case when r.unwritable is null then r.item else '{}' end || jsonb_strip_nulls(jsonb_build_object(
+        'n', r.n, 'country_id', p_country, 'status', case when v.code is not null then 'refused' end, 'code', v.code,
+        'field', case when v.code = 'invalid_item' then r.unwritable when v.code is not null then 'at' end))) order by r.n)
+  into v_drafts
+  from (
+    select n, item, whatsapp_internal.unwritable_consent(item) as unwritable from unnest(p_rows) with ordinality as u (item, n) offset 0
+  ) r
+  cross join lateral (
+    select case
+      when r.unwritable is not null then 'invalid_item'
+      when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
+    end as code
+  ) v;
+  perform whatsapp_internal.hold_countries(array[p_country], false);
+  perform whatsapp_internal.hold_contacts(array_agg(p_country), array_agg(known.contact_id))
+  from unnest(v_drafts) d
+  cross join lateral (
+    (select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = d.match_key limit 1)
+    union all
+    select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, d.bsuid) h
+    union all
+    (select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = d.contact_id limit 1)
+  ) known
+  where d.status is null;
+  v_drafts := whatsapp_internal.find_contacts(v_drafts);
+
+  select array_agg(row(
+      p_country, u.contact_id, u.item ->> 'what', u.item ->> 'scope', least(coalesce((u.item ->> 'at')::timestamptz, now()), now()),
+      u.item ->> 'how', u.item ->> 'proof', p_actor)::whatsapp_internal.consent order by u.n) filter (where u.status is null),
+    jsonb_build_object(
+      'recorded', count(*) filter (where u.status is null),
+      'refused', coalesce(
+        jsonb_agg(jsonb_build_object('row', u.item -> 'row', 'code', u.code, 'field', u.field) order by u.n) filter (where u.status is not null),
+        '[]'))
+  into v_facts, v_answer
+  from unnest(p_rows, v_drafts) as u (item);
+  perform whatsapp_internal.add_consents(v_facts);
+
+  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.scope = 'consents' and k.key = p_key;
+  return v_answer;
+end
+$$;
+comment on function whatsapp.record_consents is 'Records opt-ins and opt-outs with a verdict per row. Safe to repeat.';
+
+
+-- schemas/consents/standing.sql
+
+-- What people said, and what holds because of it (tables/consents.sql).
+
+-- Writes the facts and what follows from them into contacts. Answers whose standing it changed.
+create or replace function whatsapp_internal.add_consents(p_facts whatsapp_internal.consent[]) returns table (country_id text, contact_id uuid)
+language plpgsql volatile set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  -- People first, in order: whoever else records for them waits here, and then looks at the facts in a statement of its own.
+  perform from (select distinct f.country_id, f.contact_id from unnest(p_facts) f order by 1, 2) f
+  cross join lateral (
+    select from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id for no key update of c
+  ) c;
+
+  -- Joined with another while this waited: the wish goes where the person went.
+  if exists (
+    select from unnest(p_facts) f
+    cross join lateral (
+      select c.merged_into from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id limit 1) c
+    where c.merged_into is not null)
+  then
+    return query select a.* from whatsapp_internal.add_consents(array(
+      select row(f.country_id, coalesce(c.merged_into, c.contact_id), f.what, f.scope, f.at, f.how, f.proof, f.recorded_by)::whatsapp_internal.consent
+      from unnest(p_facts) f join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id)) a;
     return;
   end if;
-  create extension if not exists pg_cron;
-  create extension if not exists pg_net with schema extensions;
-  create extension if not exists supabase_vault;
 
-  execute $sql$
-    create or replace function whatsapp_internal.call_function(p_name text) returns void
-    language sql volatile security definer set search_path = ''
-    as $body$
-      select net.http_post(
-        url := address.decrypted_secret || '/' || p_name,
-        body := '{}'::jsonb,
-        headers := jsonb_build_object('Content-Type', 'application/json', 'apikey', key.decrypted_secret),
-        timeout_milliseconds := 60000)
-      from vault.decrypted_secrets address, vault.decrypted_secrets key
-      where address.name = 'whatsapp_functions_url' and key.name = 'whatsapp_cron_key'
-    $body$
-  $sql$;
-  execute 'revoke all on function whatsapp_internal.call_function(text) from public, anon, authenticated, service_role';
+  insert into whatsapp.consents (country_id, contact_id, what, scope, at, how, proof, recorded_by)
+  select f.* from unnest(p_facts) f order by f.at;
 
-  perform cron.schedule('whatsapp-queue-drain', '15 seconds', $job$ select whatsapp_internal.call_function('queue-drain') $job$);
-  perform cron.schedule('whatsapp-templates-sync', '*/15 * * * *', $job$ select whatsapp_internal.call_function('templates-sync') $job$);
-  perform cron.schedule('whatsapp-cron-history', '7 3 * * *',
-    $job$ delete from cron.job_run_details where end_time < now() - interval '3 days' $job$);
+  return query
+  select s.country_id, s.contact_id
+  from (select array_agg(f.country_id) as countries, array_agg(f.contact_id) as contacts
+        from (select distinct f.country_id, f.contact_id from unnest(p_facts) f) f) f,
+    whatsapp_internal.stand(f.countries, f.contacts) s;
+end
+$$;
+
+-- What holds for these people, by their facts and by what stands in their rows. Answers whose standing it changed. The caller holds the rows.
+create or replace function whatsapp_internal.stand(p_countries text[], p_contacts uuid[]) returns table (country_id text, contact_id uuid)
+language sql volatile set search_path = ''
+as $$
+  with told as materialized (
+    select c.country_id, c.contact_id, c.opted_in_at is null as never_in, c.opted_out_at is null as not_out,
+      c.marketing_opted_out_at is null as not_out_of_marketing,
+      greatest(c.opted_in_at, k.opted_in) as opted_in,
+      greatest(c.opted_out_at, k.out_of_all) as out_of_all, k.in_to_all,
+      greatest(c.marketing_opted_out_at, k.out_of_marketing) as out_of_marketing, k.in_to_any
+    from unnest(p_countries, p_contacts) as f (country_id, contact_id)
+    cross join lateral (
+      select c.* from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id limit 1) c
+    cross join lateral (
+      select
+        max(k.at) filter (where k.what = 'opt_in' and k.how <> 'meta') as opted_in,
+        max(k.at) filter (where k.what = 'opt_in') as in_to_any,
+        max(k.at) filter (where k.what = 'opt_in' and k.scope = 'all') as in_to_all,
+        max(k.at) filter (where k.what = 'opt_out' and k.scope = 'all') as out_of_all,
+        max(k.at) filter (where k.what = 'opt_out' and k.scope = 'marketing') as out_of_marketing
+      from whatsapp.consents k where k.country_id = c.country_id and k.contact_id = c.contact_id
+    ) k
+  ),
+  standing as (
+    update whatsapp.contacts c
+    set opted_in_at = t.opted_in,
+      opted_out_at = case when t.in_to_all > t.out_of_all then null else t.out_of_all end,
+      marketing_opted_out_at = case when t.in_to_any > t.out_of_marketing then null else t.out_of_marketing end
+    from told t
+    where c.country_id = t.country_id and c.contact_id = t.contact_id
+    returning c.country_id, c.contact_id, c.opted_in_at, c.opted_out_at, c.marketing_opted_out_at, t.never_in, t.not_out,
+      t.not_out_of_marketing
+  )
+  select s.country_id, s.contact_id from standing s
+  where (s.opted_in_at is null, s.opted_out_at is null, s.marketing_opted_out_at is null) <> (s.never_in, s.not_out, s.not_out_of_marketing)
+$$;
+
+
+-- schemas/campaigns/campaign_progress.sql
+
+-- Runs as the caller: row level security decides whose campaign may be read.
+create or replace function whatsapp.campaign_progress(p_country text, p_campaign uuid) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'country_id', c.country_id, 'campaign_id', c.campaign_id, 'account', c.account_id, 'name', c.name,
+    'template', jsonb_build_object('name', c.template_name, 'language', c.template_language),
+    'state', c.state, 'reason', c.state_reason, 'by', case when c.state_reason = 'by_a_person' then c.state_by end, 'since', c.state_since, 'send_at', c.send_at, 'valid_until', c.valid_until,
+    'held', (
+      -- Why nothing leaves although it is running, and until when; the account before the campaign itself.
+      select case
+        when a.state <> 'active' and coalesce(a.paused_until > now(), true) then jsonb_build_object('reason', 'account_' || a.state, 'until', a.paused_until)
+        when a.templates_paused_until > now() then jsonb_build_object('reason', 'templates_restricted', 'until', a.templates_paused_until)
+        when l.held_until > now() then jsonb_build_object('reason', l.held_reason, 'until', l.held_until)
+      end
+      from whatsapp.accounts a
+      left join whatsapp.lanes l
+        on l.country_id = c.country_id and l.account_id = c.account_id and l.lane = 'campaign:' || c.campaign_id
+      where a.country_id = c.country_id and a.account_id = c.account_id and c.state = 'running'),
+    'counts', (
+      select coalesce(jsonb_object_agg(key, n), '{}') from (
+        select key, sum(n) as n from whatsapp.campaign_counts k
+        where k.country_id = c.country_id and k.campaign_id = c.campaign_id
+        group by key having sum(n) <> 0) sums))
+  from whatsapp.campaigns c
+  where c.country_id = p_country and c.campaign_id = p_campaign
+$$;
+
+
+-- schemas/campaigns/control_campaign.sql
+
+--   p_action   start (a draft) | pause | resume | cancel
+--   returns    campaign_progress  or  {"code", "field"}
+-- Takes effect with the next claim: what is not leased yet stays. A cancelled campaign's messages are ended by sweep, a piece at a time.
+-- Whoever starts or resumes one whose template may not be sent now finds it paused for its template, and it goes on with that.
+create or replace function whatsapp.control_campaign(p_country text, p_campaign uuid, p_action text, p_actor uuid) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_campaign whatsapp.campaigns;
+  v_template text;
+  v_state text;
+  v_reason text;
+  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
+begin
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for no key update;
+  if not found then
+    return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
+  end if;
+  if v_campaign.state = 'cancelled' and p_action <> 'cancel' then
+    return jsonb_build_object('code', 'campaign_over', 'field', 'action');
+  end if;
+  select coalesce(t.status, 'UNKNOWN') into v_template
+  from (select 1) one
+  left join whatsapp.templates t on t.country_id = p_country and t.account_id = v_campaign.account_id
+    and t.name = v_campaign.template_name and t.language = v_campaign.template_language;
+
+  v_state := v_campaign.state;
+  v_reason := v_campaign.state_reason;
+  if p_action = 'cancel' then
+    v_state := 'cancelled';
+    v_reason := null;
+  elsif p_action = 'pause' and v_state not in ('completed', 'draft') then
+    v_state := 'paused';
+    v_reason := 'by_a_person';
+  elsif (p_action = 'resume' and v_state = 'paused') or (p_action = 'start' and v_state = 'draft') then
+    v_state := case when v_template <> 'APPROVED' then 'paused' when v_campaign.send_at > now() then 'scheduled' else 'running' end;
+    v_reason := case when v_template <> 'APPROVED' then 'template_' || lower(v_template) end;
+  end if;
+
+  update whatsapp.campaigns c set state = v_state, state_reason = v_reason, state_by = p_actor, state_since = now()
+  where c.country_id = p_country and c.campaign_id = p_campaign
+    and (c.state, c.state_reason) is distinct from (v_state, v_reason);
+  update whatsapp.lanes l set paused = v_state not in ('scheduled', 'running')
+  where l.country_id = p_country and l.account_id = v_campaign.account_id and l.lane = whatsapp_internal.lane_of_campaign(p_campaign);
+  return whatsapp.campaign_progress(p_country, p_campaign);
 end
 $$;
 
 
--- schemas/campaigns.sql
+-- schemas/campaigns/counting.sql
 
--- Campaigns: one approved template to very many people. A campaign is a lane of the queue, so that pausing it costs one row however many
--- messages wait in it, and a reply never stands behind it.
---
---   open_campaign      make a campaign, or find it again (same key, or by id), for a call that brings recipients
---   enqueue_campaign   judge and queue one chunk of recipients; the bulk form of enqueue, with one account and one template
---   control_campaign   start, pause, resume, cancel
---   control_account    pause a number, resume it: the same for everything a number sends
---   campaign_progress  how far it is: one cheap read however large it is
---
--- Free-form in bulk is impossible: the content of every message is built here from the campaign's own template and the row's components.
---
--- Progress is kept by one statement trigger on messages, in the transaction of each change, as small additions to campaign_counts that
--- sweep folds together. So it is right after any crash, whatever verb moved a message, and no hot counter row is fought over.
-
-create table whatsapp.campaigns (
-  country_id text not null,
-  campaign_id uuid not null default whatsapp_internal.uuid7(),
-  account_id text not null,
-  name text not null,
-  template_name text not null,
-  template_language text not null,
-  state text not null check (state in ('draft', 'scheduled', 'running', 'paused', 'completed', 'cancelled')),
-  state_reason text,
-  state_by uuid,
-  state_since timestamptz not null default now(),
-  send_at timestamptz,
-  valid_until timestamptz,
-  failure_share real not null default 0.3 check (failure_share > 0 and failure_share <= 1),
-  checked_settled bigint not null default 0,
-  checked_failed bigint not null default 0,
-  created_by uuid,
-  created_at timestamptz not null default now(),
-  primary key (country_id, campaign_id),
-  foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
-);
-create index campaigns_by_account on whatsapp.campaigns (country_id, account_id);
-comment on table whatsapp.campaigns is 'One approved template to many people. draft waits for its start; paused tells by its reason who paused it: a person, or one of Meta''s verdicts.';
-
-comment on column whatsapp.campaigns.state_by is 'Where state_reason is by_a_person: the signed-in user; null for a server with the secret key.';
-comment on column whatsapp.campaigns.failure_share is 'It pauses itself when more than this share of the last 200 or more settled messages failed.';
-
-create table whatsapp.campaign_counts (
-  country_id text not null,
-  campaign_id uuid not null,
-  count_id bigint generated always as identity,
-  key text not null,
-  n bigint not null,
-  primary key (country_id, campaign_id, count_id),
-  foreign key (country_id, campaign_id) references whatsapp.campaigns (country_id, campaign_id)
-);
-comment on table whatsapp.campaign_counts is 'Additions to a campaign''s counts by key (a state, "failed:<code>", "refused:<code>", "cost:<category>"); their sum counts.';
-
-alter table whatsapp.messages add column campaign_id uuid, add column campaign_again boolean;
-create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id)
-  where campaign_id is not null and campaign_again is null;
--- No foreign key of its own: whatever puts a message into a campaign is counted in the same statement, and it is the count's that refuses a
--- campaign which is not there, once a statement instead of once a message.
-comment on column whatsapp.messages.campaign_id is 'The campaign it belongs to; a person gets one message of a campaign.';
-comment on column whatsapp.messages.campaign_again is 'The campaign''s second message to a person who stood in two contacts when both were written.';
-
--- A key of a bulk call stands for an answer rather than for one message.
-alter table whatsapp.idempotency_keys alter column message_id drop not null;
-alter table whatsapp.idempotency_keys add column answer jsonb;
-
-select whatsapp_internal.let_members_read('campaigns');
-select whatsapp_internal.let_members_read('campaign_counts');
-
--- ── Counting ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+-- A campaign's counts, kept by one statement trigger on messages in the transaction of each change.
 
 create or replace function whatsapp_internal.count_inserted() returns trigger
 language plpgsql security definer set search_path = ''
@@ -4095,163 +4482,13 @@ begin
   return null;
 end
 $$;
-
 create or replace trigger campaign_inserted after insert on whatsapp.messages
   referencing new table as added for each statement execute function whatsapp_internal.count_inserted();
 create or replace trigger campaign_updated after update on whatsapp.messages
   referencing old table as removed new table as added for each statement execute function whatsapp_internal.count_updated();
 
--- Runs as the caller: row level security decides whose campaign may be read.
-create or replace function whatsapp.campaign_progress(p_country text, p_campaign uuid) returns jsonb
-language sql stable set search_path = ''
-as $$
-  select jsonb_build_object(
-    'country_id', c.country_id, 'campaign_id', c.campaign_id, 'account', c.account_id, 'name', c.name,
-    'template', jsonb_build_object('name', c.template_name, 'language', c.template_language),
-    'state', c.state, 'reason', c.state_reason, 'by', case when c.state_reason = 'by_a_person' then c.state_by end, 'since', c.state_since, 'send_at', c.send_at, 'valid_until', c.valid_until,
-    'held', (
-      -- Why nothing leaves although it is running, and until when; the account before the campaign itself.
-      select case
-        when a.state <> 'active' and coalesce(a.paused_until > now(), true) then jsonb_build_object('reason', 'account_' || a.state, 'until', a.paused_until)
-        when a.templates_paused_until > now() then jsonb_build_object('reason', 'templates_restricted', 'until', a.templates_paused_until)
-        when l.held_until > now() then jsonb_build_object('reason', l.held_reason, 'until', l.held_until)
-      end
-      from whatsapp.accounts a
-      left join whatsapp.lanes l
-        on l.country_id = c.country_id and l.account_id = c.account_id and l.lane = 'campaign:' || c.campaign_id
-      where a.country_id = c.country_id and a.account_id = c.account_id and c.state = 'running'),
-    'counts', (
-      select coalesce(jsonb_object_agg(key, n), '{}') from (
-        select key, sum(n) as n from whatsapp.campaign_counts k
-        where k.country_id = c.country_id and k.campaign_id = c.campaign_id
-        group by key having sum(n) <> 0) sums))
-  from whatsapp.campaigns c
-  where c.country_id = p_country and c.campaign_id = p_campaign
-$$;
 
--- ── Opening and filling ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
--- The lane of a campaign: behind replies and utility, beside other campaigns and marketing.
-create or replace function whatsapp_internal.lane_of_campaign(p_campaign uuid) returns text
-language sql immutable parallel safe
-return 'campaign:' || p_campaign;
-
--- Why a user may not run the country's campaigns, or nothing. Without a user the caller is a trusted server.
-create or replace function whatsapp_internal.refuse_actor(p_country text, p_actor uuid) returns text
-language sql stable set search_path = ''
-as $$
-  select case
-    when p_actor is null then null
-    when m.role is null then 'not_a_member'
-    when m.role not in ('operator', 'admin') then 'role_too_low'
-  end
-  from (select 1) one
-  left join whatsapp.members m on m.country_id = p_country and m.user_id = p_actor
-$$;
-
---   p_campaign  {country_id, actor?, campaign_id} to append, or {country_id, actor?, account_id?, name, template_name, template_language,
---               send_at?, valid_until?, draft?, key, fingerprint} for a new one
---   returns     {campaign_id, account_id, state, template_name, template_language, contract}  or  {code, field}
-create or replace function whatsapp.open_campaign(p_campaign jsonb[]) returns jsonb
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_in record;
-  v_account whatsapp.accounts;
-  v_template whatsapp.templates;
-  v_campaign whatsapp.campaigns;
-  v_key whatsapp.idempotency_keys;
-  v_code text;
-begin
-  select * into v_in from jsonb_to_record(p_campaign[1]) as r (
-    country_id text, actor uuid, campaign_id uuid, account_id text, name text, template_name text, template_language text, send_at timestamptz,
-    valid_until timestamptz, draft boolean, key text, fingerprint text);
-
-  v_code := whatsapp_internal.refuse_actor(v_in.country_id, v_in.actor);
-  if v_code is not null then
-    return jsonb_build_object('code', v_code, 'field', 'country_id');
-  end if;
-
-  if v_in.campaign_id is null then
-    select a.* into v_account from whatsapp.accounts a
-    where a.country_id = v_in.country_id and (a.account_id = v_in.account_id or (v_in.account_id is null and a.is_default));
-    if not found then
-      return jsonb_build_object('field', 'account', 'code', case
-        when not exists (select from whatsapp.accounts a where a.country_id = v_in.country_id) then 'unknown_country'
-        when v_in.account_id is null then 'no_default_account' else 'no_such_account' end);
-    end if;
-
-    insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint, answer)
-    values (v_in.country_id, 'campaign', v_in.key, v_in.fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
-    on conflict do nothing;
-    select * into v_key from whatsapp.idempotency_keys k where k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
-    if v_key.fingerprint <> v_in.fingerprint or v_key.answer is null then
-      return jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key');
-    end if;
-    v_in.campaign_id := (v_key.answer ->> 'campaign_id')::uuid;
-  end if;
-
-  select * into v_campaign from whatsapp.campaigns c
-  where c.country_id = v_in.country_id and c.campaign_id = v_in.campaign_id for no key update;
-  if not found and v_account.account_id is null then
-    return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
-  end if;
-
-  select t.* into v_template from whatsapp.templates t
-  where t.country_id = v_in.country_id and t.account_id = coalesce(v_campaign.account_id, v_account.account_id)
-    and t.name = coalesce(v_campaign.template_name, v_in.template_name)
-    and t.language = coalesce(v_campaign.template_language, v_in.template_language);
-  v_code := case
-    -- A repeated opening gets its old answer, whatever the template has become since.
-    when v_campaign.campaign_id is not null and v_account.account_id is not null then null
-    when v_account.state in ('stopped', 'disabled') then 'account_' || v_account.state
-    when v_template.name is null then 'template_unknown'
-    when v_template.status = 'PAUSED' and v_campaign.campaign_id is null then 'template_paused'
-    when v_template.status not in ('APPROVED', 'PAUSED') then 'template_not_approved'
-  end;
-  if v_code is not null then
-    -- Nothing was made: the key may be used again.
-    delete from whatsapp.idempotency_keys k
-    where v_campaign.campaign_id is null and k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
-    return jsonb_build_object('code', v_code, 'field', case when v_code like 'account%' then 'account' else 'template' end);
-  end if;
-
-  if v_campaign.campaign_id is null then
-    insert into whatsapp.campaigns (
-      country_id, campaign_id, account_id, name, template_name, template_language, state, send_at, valid_until, created_by)
-    values (
-      v_in.country_id, v_in.campaign_id, v_account.account_id, v_in.name, v_in.template_name, v_in.template_language,
-      case when v_in.draft then 'draft' when v_in.send_at > now() then 'scheduled' else 'running' end, v_in.send_at, v_in.valid_until, v_in.actor)
-    returning * into v_campaign;
-    insert into whatsapp.lanes (country_id, account_id, lane, priority, paused)
-    values (
-      v_campaign.country_id, v_campaign.account_id, whatsapp_internal.lane_of_campaign(v_campaign.campaign_id), 2, v_campaign.state = 'draft');
-  end if;
-
-  return jsonb_build_object(
-    'campaign_id', v_campaign.campaign_id, 'account_id', v_campaign.account_id, 'state', v_campaign.state,
-    'template_name', v_campaign.template_name, 'template_language', v_campaign.template_language, 'contract', v_template.contract);
-end
-$$;
-
--- A key of a bulk call: null if it is new and taken now, else what it was answered, or that it was used for something else. Of two calls with one
--- key the second waits here for the first.
-create or replace function whatsapp_internal.answer_of_key(p_country text, p_scope text, p_key text, p_fingerprint text) returns jsonb
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_key whatsapp.idempotency_keys;
-begin
-  insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint) values (p_country, p_scope, p_key, p_fingerprint)
-  on conflict do nothing;
-  if found then
-    return null;
-  end if;
-  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.scope = p_scope and k.key = p_key;
-  return case when v_key.fingerprint = p_fingerprint and v_key.answer is not null then v_key.answer
-    else jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key') end;
-end
-$$;
+-- schemas/campaigns/enqueue_campaign.sql
 
 --   p_key, p_fingerprint   of this chunk: repeated, it answers what it answered
 --   p_rows …   one element of each array a recipient: the row's number, exactly one of phone (with its match key), bsuid and contact_id,
@@ -4265,8 +4502,6 @@ create or replace function whatsapp.enqueue_campaign(
   p_contact_ids uuid[], p_components text[], p_refs text[]
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_campaign whatsapp.campaigns;
@@ -4424,103 +4659,8 @@ exception
 end
 $$;
 
--- ── Control ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
---   p_action   start (a draft) | pause | resume | cancel
---   returns    campaign_progress  or  {"code", "field"}
--- Takes effect with the next claim: what is not leased yet stays. A cancelled campaign's messages are ended by sweep, a piece at a time.
--- Whoever starts or resumes one whose template may not be sent now finds it paused for its template, and it goes on with that.
-create or replace function whatsapp.control_campaign(p_country text, p_campaign uuid, p_action text, p_actor uuid) returns jsonb
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_campaign whatsapp.campaigns;
-  v_template text;
-  v_state text;
-  v_reason text;
-  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
-begin
-  if v_code is not null then
-    return jsonb_build_object('code', v_code, 'field', 'country_id');
-  end if;
-  select * into v_campaign from whatsapp.campaigns c where c.country_id = p_country and c.campaign_id = p_campaign for no key update;
-  if not found then
-    return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
-  end if;
-  if v_campaign.state = 'cancelled' and p_action <> 'cancel' then
-    return jsonb_build_object('code', 'campaign_over', 'field', 'action');
-  end if;
-  select coalesce(t.status, 'UNKNOWN') into v_template
-  from (select 1) one
-  left join whatsapp.templates t on t.country_id = p_country and t.account_id = v_campaign.account_id
-    and t.name = v_campaign.template_name and t.language = v_campaign.template_language;
-
-  v_state := v_campaign.state;
-  v_reason := v_campaign.state_reason;
-  if p_action = 'cancel' then
-    v_state := 'cancelled';
-    v_reason := null;
-  elsif p_action = 'pause' and v_state not in ('completed', 'draft') then
-    v_state := 'paused';
-    v_reason := 'by_a_person';
-  elsif (p_action = 'resume' and v_state = 'paused') or (p_action = 'start' and v_state = 'draft') then
-    v_state := case when v_template <> 'APPROVED' then 'paused' when v_campaign.send_at > now() then 'scheduled' else 'running' end;
-    v_reason := case when v_template <> 'APPROVED' then 'template_' || lower(v_template) end;
-  end if;
-
-  update whatsapp.campaigns c set state = v_state, state_reason = v_reason, state_by = p_actor, state_since = now()
-  where c.country_id = p_country and c.campaign_id = p_campaign
-    and (c.state, c.state_reason) is distinct from (v_state, v_reason);
-  update whatsapp.lanes l set paused = v_state not in ('scheduled', 'running')
-  where l.country_id = p_country and l.account_id = v_campaign.account_id and l.lane = whatsapp_internal.lane_of_campaign(p_campaign);
-  return whatsapp.campaign_progress(p_country, p_campaign);
-end
-$$;
-
---   p_account  null: the country's default
---   p_action   pause | resume
---   returns    {country_id, account, state, reason, code, since, paused_until, templates_paused_until}  or  {"code", "field"}
--- The one call after Meta's stop codes: the cause is cleared at Meta, a person says so here, and everything that waited goes on. Disabled
--- accounts are enabled where they were disabled: in SQL.
-create or replace function whatsapp.control_account(p_country text, p_account text, p_action text, p_actor uuid) returns jsonb
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_account whatsapp.accounts;
-  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
-begin
-  if v_code is not null then
-    return jsonb_build_object('code', v_code, 'field', 'country_id');
-  end if;
-  select * into v_account from whatsapp.accounts a
-  where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default)) for no key update;
-  if not found then
-    return jsonb_build_object('field', 'account', 'code', case
-      when not exists (select from whatsapp.accounts a where a.country_id = p_country) then 'unknown_country'
-      when p_account is null then 'no_default_account' else 'no_such_account' end);
-  end if;
-  if v_account.state = 'disabled' then
-    return jsonb_build_object('field', 'account', 'code', 'account_disabled');
-  end if;
-
-  if p_action = 'resume' then
-    update whatsapp.accounts a
-    set state = 'active', state_reason = null, state_code = null, paused_until = null, templates_paused_until = null,
-      state_since = case when a.state = 'active' then a.state_since else now() end
-    where a.country_id = p_country and a.account_id = v_account.account_id returning * into v_account;
-    -- Meta's complaints of before are settled with it.
-    update whatsapp.throttles t set held_until = null where t.country_id = p_country and t.account_id = v_account.account_id;
-  elsif v_account.state <> 'stopped' then
-    update whatsapp.accounts a
-    set state = 'paused', state_reason = 'by_a_person', state_code = null, paused_until = null, state_since = now()
-    where a.country_id = p_country and a.account_id = v_account.account_id returning * into v_account;
-  end if;
-  return jsonb_build_object(
-    'country_id', v_account.country_id, 'account', v_account.account_id, 'state', v_account.state, 'reason', v_account.state_reason,
-    'code', v_account.state_code, 'since', v_account.state_since, 'paused_until', v_account.paused_until,
-    'templates_paused_until', v_account.templates_paused_until);
-end
-$$;
+-- schemas/campaigns/follow_templates.sql
 
 -- A template that may not be sent pauses its running campaigns, whoever found out: a webhook, Meta's answer to a message, or a sync. So does
 -- one that Meta lists no more, for nothing else would ever end the turns of its messages. When it may be sent again, they go on by themselves;
@@ -4555,7 +4695,98 @@ create or replace trigger campaigns_follow_back after insert on whatsapp.templat
 create or replace trigger campaigns_follow_removed after delete on whatsapp.templates
   referencing old table as changed for each statement execute function whatsapp_internal.follow_templates();
 
--- ── Sweep's part ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- schemas/campaigns/open_campaign.sql
+
+--   p_campaign  {country_id, actor?, campaign_id} to append, or {country_id, actor?, account_id?, name, template_name, template_language,
+--               send_at?, valid_until?, draft?, key, fingerprint} for a new one
+--   returns     {campaign_id, account_id, state, template_name, template_language, contract}  or  {code, field}
+create or replace function whatsapp.open_campaign(p_campaign jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_in record;
+  v_account whatsapp.accounts;
+  v_template whatsapp.templates;
+  v_campaign whatsapp.campaigns;
+  v_key whatsapp.idempotency_keys;
+  v_code text;
+begin
+  select * into v_in from jsonb_to_record(p_campaign[1]) as r (
+    country_id text, actor uuid, campaign_id uuid, account_id text, name text, template_name text, template_language text, send_at timestamptz,
+    valid_until timestamptz, draft boolean, key text, fingerprint text);
+
+  v_code := whatsapp_internal.refuse_actor(v_in.country_id, v_in.actor);
+  if v_code is not null then
+    return jsonb_build_object('code', v_code, 'field', 'country_id');
+  end if;
+
+  if v_in.campaign_id is null then
+    select a.* into v_account from whatsapp.accounts a
+    where a.country_id = v_in.country_id and (a.account_id = v_in.account_id or (v_in.account_id is null and a.is_default));
+    if not found then
+      return jsonb_build_object('field', 'account', 'code', case
+        when not exists (select from whatsapp.accounts a where a.country_id = v_in.country_id) then 'unknown_country'
+        when v_in.account_id is null then 'no_default_account' else 'no_such_account' end);
+    end if;
+
+    insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint, answer)
+    values (v_in.country_id, 'campaign', v_in.key, v_in.fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
+    on conflict do nothing;
+    select * into v_key from whatsapp.idempotency_keys k where k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
+    if v_key.fingerprint <> v_in.fingerprint or v_key.answer is null then
+      return jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key');
+    end if;
+    v_in.campaign_id := (v_key.answer ->> 'campaign_id')::uuid;
+  end if;
+
+  select * into v_campaign from whatsapp.campaigns c
+  where c.country_id = v_in.country_id and c.campaign_id = v_in.campaign_id for no key update;
+  if not found and v_account.account_id is null then
+    return jsonb_build_object('code', 'unknown_campaign', 'field', 'campaign_id');
+  end if;
+
+  select t.* into v_template from whatsapp.templates t
+  where t.country_id = v_in.country_id and t.account_id = coalesce(v_campaign.account_id, v_account.account_id)
+    and t.name = coalesce(v_campaign.template_name, v_in.template_name)
+    and t.language = coalesce(v_campaign.template_language, v_in.template_language);
+  v_code := case
+    -- A repeated opening gets its old answer, whatever the template has become since.
+    when v_campaign.campaign_id is not null and v_account.account_id is not null then null
+    when v_account.state in ('stopped', 'disabled') then 'account_' || v_account.state
+    when v_template.name is null then 'template_unknown'
+    when v_template.status = 'PAUSED' and v_campaign.campaign_id is null then 'template_paused'
+    when v_template.status not in ('APPROVED', 'PAUSED') then 'template_not_approved'
+  end;
+  if v_code is not null then
+    -- Nothing was made: the key may be used again.
+    delete from whatsapp.idempotency_keys k
+    where v_campaign.campaign_id is null and k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
+    return jsonb_build_object('code', v_code, 'field', case when v_code like 'account%' then 'account' else 'template' end);
+  end if;
+
+  if v_campaign.campaign_id is null then
+    insert into whatsapp.campaigns (
+      country_id, campaign_id, account_id, name, template_name, template_language, state, send_at, valid_until, created_by)
+    values (
+      v_in.country_id, v_in.campaign_id, v_account.account_id, v_in.name, v_in.template_name, v_in.template_language,
+      case when v_in.draft then 'draft' when v_in.send_at > now() then 'scheduled' else 'running' end, v_in.send_at, v_in.valid_until, v_in.actor)
+    returning * into v_campaign;
+    insert into whatsapp.lanes (country_id, account_id, lane, priority, paused)
+    values (
+      v_campaign.country_id, v_campaign.account_id, whatsapp_internal.lane_of_campaign(v_campaign.campaign_id), 2, v_campaign.state = 'draft');
+  end if;
+
+  return jsonb_build_object(
+    'campaign_id', v_campaign.campaign_id, 'account_id', v_campaign.account_id, 'state', v_campaign.state,
+    'template_name', v_campaign.template_name, 'template_language', v_campaign.template_language, 'contract', v_template.contract);
+end
+$$;
+
+
+-- schemas/campaigns/sweep_campaigns.sql
+
+-- Sweep's part in campaigns.
 
 -- Ends the messages of cancelled campaigns, a piece at a time.
 create or replace function whatsapp_internal.sweep_cancelled(p_limit integer) returns integer
@@ -4682,335 +4913,159 @@ begin
 end
 $$;
 
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.campaign_progress(text, uuid) from public, anon;
-revoke all on function whatsapp.open_campaign(jsonb[]) from public, anon, authenticated;
-revoke all on function whatsapp.enqueue_campaign(text, uuid, text, text, integer[], text[], text[], text[], uuid[], text[], text[])
-  from public, anon, authenticated;
-revoke all on function whatsapp.control_campaign(text, uuid, text, uuid) from public, anon, authenticated;
-revoke all on function whatsapp.control_account(text, text, text, uuid) from public, anon, authenticated;
-grant execute on function whatsapp.campaign_progress(text, uuid) to authenticated, service_role;
-grant execute on function whatsapp.open_campaign(jsonb[]) to service_role;
-grant execute on function whatsapp.enqueue_campaign(text, uuid, text, text, integer[], text[], text[], text[], uuid[], text[], text[])
-  to service_role;
-grant execute on function whatsapp.control_campaign(text, uuid, text, uuid) to service_role;
-grant execute on function whatsapp.control_account(text, text, text, uuid) to service_role;
+
+-- schemas/reading/clock.sql
+
+-- The clock by which ids are made.
+create or replace function whatsapp.clock() returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select jsonb_build_object('now', clock_timestamp()) $$;
+comment on function whatsapp.clock is 'The time of this database: its ids begin with it, whatever the clocks of the functions say.';
 
 
--- schemas/consent.sql
+-- schemas/reading/find_messages.sql
 
--- Consent: who wants to hear from us, since when, and how we know.
---
---   consents          append-only: every opt-in and opt-out, whoever told it: a caller, a stop word, Meta
---   stop_words        words that opt a person out (or in) by themselves, a list per country; nothing is configured by default
---   record_consents   many at once, a verdict per row
---
--- What holds now stands in contacts (opted_in_at, opted_out_at, marketing_opted_out_at), where the gates read it, and is a function of the
--- facts, never of the order in which they became known:
---   * The later fact wins, by `at`: when the person said it. An old import does not undo a newer opt-out. At the same moment no wins.
---   * An opt-out of scope `all` sets opted_out_at, lifted by a later opt-in of scope `all`. An opt-in to marketing alone does not lift it.
---   * An opt-out of scope `marketing` sets marketing_opted_out_at, lifted by any later opt-in.
---   * opted_in_at is the latest opt-in of either scope. Meta's "resume" takes back a stop and is no opt-in where none was given before.
---   * A time that stands in contacts without a fact here (set by SQL, or carried over from another contact of the same person) counts as one.
---
--- A stop word is the whole message, text or quick reply of a template; case, accents, and whitespace and punctuation around it do not matter.
--- It is recorded with the word as written. Its reply, if one is configured, is queued in the same transaction, and only when the word
--- changed what holds: neither a repeated webhook nor a person who writes BAJA three times is answered twice. It is the one free-form message
--- that passes an opt-out (messages.confirms_consent); everything else waits until the person writes again.
-
-create table whatsapp.consents (
-  country_id text not null,
-  contact_id uuid not null,
-  consent_id bigint generated always as identity,
-  what text not null check (what in ('opt_in', 'opt_out')),
-  scope text not null check (scope in ('all', 'marketing')),
-  at timestamptz not null,
-  how text not null check (length(how) between 1 and 200),
-  proof text check (length(proof) between 1 and 4096),
-  recorded_by uuid,
-  recorded_at timestamptz not null default now(),
-  primary key (country_id, contact_id, consent_id),
-  foreign key (country_id, contact_id) references whatsapp.contacts (country_id, contact_id)
-);
-comment on table whatsapp.consents is 'Append-only: every opt-in and opt-out, when, how and in which words. What holds now stands in contacts.';
-comment on column whatsapp.consents.at is 'When the person said it; recorded_at is when we wrote it down.';
-comment on column whatsapp.consents.how is 'Where it comes from. stop_word and meta are written by webhooks only.';
-comment on column whatsapp.consents.recorded_by is 'The signed-in user who recorded it; null for servers and webhooks.';
-
--- A word by which spellings meet: without accents, in lower case, with one space where whitespace and punctuation stood. By code points, so
--- that it does not depend on the database's locale but for the case of letters beyond a to z.
-create or replace function whatsapp_internal.plain_word(word text) returns text
-language sql immutable parallel safe
-return trim(regexp_replace(
-  lower(regexp_replace(normalize(word, nfkd), '[\u0300-\u036f]', '', 'g')),
-  '[\u0001-\u002f\u003a-\u0040\u005b-\u0060\u007b-\u00bf\u2000-\u206f\u3000-\u303f\ufe0f\ufeff]+', ' ', 'g'));
-
-create table whatsapp.stop_words (
-  country_id text not null check (country_id ~ '^[A-Z]{2}$'),
-  word text not null check (length(word) <= 100),
-  key text not null generated always as (whatsapp_internal.plain_word(word)) stored check (key <> ''),
-  action text not null default 'opt_out' check (action in ('opt_in', 'opt_out')),
-  scope text not null default 'all' check (scope in ('all', 'marketing')),
-  reply text check (length(reply) between 1 and 4096),
-  primary key (country_id, key)
-);
-comment on table whatsapp.stop_words is 'Words that by themselves opt a person of the country out (or in). Kept by the project''s owner in SQL.';
-comment on column whatsapp.stop_words.key is 'The word as messages are compared with it: case, accents and punctuation do not matter.';
-comment on column whatsapp.stop_words.reply is 'Sent once, when the word changed what holds. Null: no answer.';
-
-alter table whatsapp.messages add column confirms_consent boolean;
-comment on column whatsapp.messages.confirms_consent is 'The one answer to a stop word: claim does not ask it about the opt-out it confirms.';
-
-select whatsapp_internal.let_members_read('consents');
-select whatsapp_internal.let_members_read('stop_words');
-revoke all on all sequences in schema whatsapp from public, anon, authenticated, service_role;
-
--- ── Facts ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-create type whatsapp_internal.consent as (
-  country_id text,
-  contact_id uuid,
-  what text,
-  scope text,
-  at timestamptz,
-  how text,
-  proof text,
-  recorded_by uuid
-);
-
--- Writes the facts and what follows from them into contacts. Answers whose standing it changed.
-create or replace function whatsapp_internal.add_consents(p_facts whatsapp_internal.consent[]) returns table (country_id text, contact_id uuid)
-language plpgsql volatile set search_path = ''
+-- Messages by their ids alone, for the server: in each country by the key. Without a country Postgres would read the log from end to end.
+create or replace function whatsapp.find_messages(p_ids uuid[]) returns jsonb
+language sql stable security definer set search_path = ''
 as $$
-#variable_conflict use_column
-begin
-  -- People first, in order: whoever else records for them waits here, and then looks at the facts in a statement of its own.
-  perform from (select distinct f.country_id, f.contact_id from unnest(p_facts) f order by 1, 2) f
+  select coalesce(jsonb_agg(to_jsonb(m) - 'content'), '[]')
+  from (select distinct a.country_id from whatsapp.accounts a) c
+  cross join unnest(p_ids) as i (message_id)
   cross join lateral (
-    select from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id for no key update of c
-  ) c;
+    select m.* from whatsapp.messages m where m.country_id = c.country_id and m.message_id = i.message_id limit 1
+  ) m
+$$;
+comment on function whatsapp.find_messages is 'The messages with these ids, of all countries, without their content. What a member may see is read from the table.';
 
-  -- Joined with another while this waited: the wish goes where the person went.
-  if exists (
-    select from unnest(p_facts) f
-    cross join lateral (
-      select c.merged_into from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id limit 1) c
-    where c.merged_into is not null)
-  then
-    return query select a.* from whatsapp_internal.add_consents(array(
-      select row(f.country_id, coalesce(c.merged_into, c.contact_id), f.what, f.scope, f.at, f.how, f.proof, f.recorded_by)::whatsapp_internal.consent
-      from unnest(p_facts) f join whatsapp.contacts c on c.country_id = f.country_id and c.contact_id = f.contact_id)) a;
+
+-- schemas/cron.sql
+
+-- The clock: where pg_cron and pg_net are to be had (hosted Supabase), two jobs call our functions. Elsewhere this file does nothing,
+-- and any other scheduler can POST to the same addresses with a secret key.
+--
+-- The address and the key come from Vault at each tick, so they can be changed without a migration. Until they are set, a tick does nothing:
+--   select vault.create_secret('https://functions.example.com/functions/v1', 'whatsapp_functions_url');
+--   select vault.create_secret('sb_secret_…', 'whatsapp_cron_key');
+--
+-- pg_net sends and forgets: a tick may be lost, doubled or overlap the one before. queue-drain is safe under all three.
+
+do $$
+begin
+  if (select count(*) from pg_catalog.pg_available_extensions where name in ('pg_cron', 'pg_net', 'supabase_vault')) < 3 then
+    raise notice 'pg_cron, pg_net or vault is not available: schedule queue-drain and templates-sync by other means';
     return;
   end if;
+  create extension if not exists pg_cron;
+  create extension if not exists pg_net with schema extensions;
+  create extension if not exists supabase_vault;
 
-  insert into whatsapp.consents (country_id, contact_id, what, scope, at, how, proof, recorded_by)
-  select f.* from unnest(p_facts) f order by f.at;
+  execute $sql$
+    create or replace function whatsapp_internal.call_function(p_name text) returns void
+    language sql volatile security definer set search_path = ''
+    as $body$
+      select net.http_post(
+        url := address.decrypted_secret || '/' || p_name,
+        body := '{}'::jsonb,
+        headers := jsonb_build_object('Content-Type', 'application/json', 'apikey', key.decrypted_secret),
+        timeout_milliseconds := 60000)
+      from vault.decrypted_secrets address, vault.decrypted_secrets key
+      where address.name = 'whatsapp_functions_url' and key.name = 'whatsapp_cron_key'
+    $body$
+  $sql$;
 
-  return query
-  select s.country_id, s.contact_id
-  from (select array_agg(f.country_id) as countries, array_agg(f.contact_id) as contacts
-        from (select distinct f.country_id, f.contact_id from unnest(p_facts) f) f) f,
-    whatsapp_internal.stand(f.countries, f.contacts) s;
+  perform cron.schedule('whatsapp-queue-drain', '15 seconds', $job$ select whatsapp_internal.call_function('queue-drain') $job$);
+  perform cron.schedule('whatsapp-templates-sync', '*/15 * * * *', $job$ select whatsapp_internal.call_function('templates-sync') $job$);
+  perform cron.schedule('whatsapp-cron-history', '7 3 * * *',
+    $job$ delete from cron.job_run_details where end_time < now() - interval '3 days' $job$);
 end
 $$;
 
--- What holds for these people, by their facts and by what stands in their rows. Answers whose standing it changed. The caller holds the rows.
-create or replace function whatsapp_internal.stand(p_countries text[], p_contacts uuid[]) returns table (country_id text, contact_id uuid)
-language sql volatile set search_path = ''
-as $$
-  with told as materialized (
-    select c.country_id, c.contact_id, c.opted_in_at is null as never_in, c.opted_out_at is null as not_out,
-      c.marketing_opted_out_at is null as not_out_of_marketing,
-      greatest(c.opted_in_at, k.opted_in) as opted_in,
-      greatest(c.opted_out_at, k.out_of_all) as out_of_all, k.in_to_all,
-      greatest(c.marketing_opted_out_at, k.out_of_marketing) as out_of_marketing, k.in_to_any
-    from unnest(p_countries, p_contacts) as f (country_id, contact_id)
-    cross join lateral (
-      select c.* from whatsapp.contacts c where c.country_id = f.country_id and c.contact_id = f.contact_id limit 1) c
-    cross join lateral (
-      select
-        max(k.at) filter (where k.what = 'opt_in' and k.how <> 'meta') as opted_in,
-        max(k.at) filter (where k.what = 'opt_in') as in_to_any,
-        max(k.at) filter (where k.what = 'opt_in' and k.scope = 'all') as in_to_all,
-        max(k.at) filter (where k.what = 'opt_out' and k.scope = 'all') as out_of_all,
-        max(k.at) filter (where k.what = 'opt_out' and k.scope = 'marketing') as out_of_marketing
-      from whatsapp.consents k where k.country_id = c.country_id and k.contact_id = c.contact_id
-    ) k
-  ),
-  standing as (
-    update whatsapp.contacts c
-    set opted_in_at = t.opted_in,
-      opted_out_at = case when t.in_to_all > t.out_of_all then null else t.out_of_all end,
-      marketing_opted_out_at = case when t.in_to_any > t.out_of_marketing then null else t.out_of_marketing end
-    from told t
-    where c.country_id = t.country_id and c.contact_id = t.contact_id
-    returning c.country_id, c.contact_id, c.opted_in_at, c.opted_out_at, c.marketing_opted_out_at, t.never_in, t.not_out,
-      t.not_out_of_marketing
-  )
-  select s.country_id, s.contact_id from standing s
-  where (s.opted_in_at is null, s.opted_out_at is null, s.marketing_opted_out_at is null) <> (s.never_in, s.not_out, s.not_out_of_marketing)
-$$;
 
--- Which member of a row could not be written, or null.
-create or replace function whatsapp_internal.unwritable_consent(p_row jsonb) returns text
-language sql stable
-return case
-  when jsonb_typeof(p_row) is distinct from 'object' then 'row'
-  when whatsapp_internal.unwritable_person(p_row) is not null then whatsapp_internal.unwritable_person(p_row)
-  when coalesce(p_row ->> 'what', '') not in ('opt_in', 'opt_out') then 'action'
-  when coalesce(p_row ->> 'scope', '') not in ('all', 'marketing') then 'scope'
-  when p_row ->> 'at' is not null and whatsapp_internal.as_time(p_row ->> 'at') is null then 'at'
-  when coalesce(length(p_row ->> 'how'), 0) not between 1 and 200 then 'how'
-  when p_row ->> 'proof' is not null and length(p_row ->> 'proof') not between 1 and 4096 then 'proof'
-end;
+-- schemas/planner.sql
 
---   p_key, p_fingerprint   of this call: repeated, it answers what it answered
---   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
---   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
--- People not known yet are made known. A row that could not be written is refused as `invalid_item`, alone.
-create or replace function whatsapp.record_consents(p_country text, p_actor uuid, p_key text, p_fingerprint text, p_rows jsonb[]) returns jsonb
-language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
-as $$
+-- How the verbs are planned; run after them, as replacing a function forgets its settings.
+--
+-- Every lookup of a verb is by a full key, so plans that read whole tables are switched off and the plan made first is kept: it is right however
+-- large the tables are and whatever statistics say. What a verb calls runs under its settings.
+
+do $$
 declare
-  v_code text := whatsapp_internal.refuse_actor(p_country, p_actor);
-  v_drafts whatsapp_internal.draft[];
-  v_facts whatsapp_internal.consent[];
-  v_answer jsonb;
+  v_function regprocedure;
 begin
-  if v_code is null and not exists (select from whatsapp.accounts a where a.country_id = p_country) then
-    v_code := 'unknown_country';
-  end if;
-  if v_code is not null then
-    return jsonb_build_object('code', v_code, 'field', 'country_id');
-  end if;
-
-  v_answer := whatsapp_internal.answer_of_key(p_country, 'consents', p_key, p_fingerprint);
-  if v_answer is not null then
-    return v_answer;
-  end if;
-
-  -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
-  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
-      case when r.unwritable is null then r.item else '{}' end || jsonb_strip_nulls(jsonb_build_object(
-        'n', r.n, 'country_id', p_country, 'status', case when v.code is not null then 'refused' end, 'code', v.code,
-        'field', case when v.code = 'invalid_item' then r.unwritable when v.code is not null then 'at' end))) order by r.n)
-  into v_drafts
-  from (
-    select n, item, whatsapp_internal.unwritable_consent(item) as unwritable from unnest(p_rows) with ordinality as u (item, n) offset 0
-  ) r
-  cross join lateral (
-    select case
-      when r.unwritable is not null then 'invalid_item'
-      when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
-    end as code
-  ) v;
-  perform whatsapp_internal.hold_countries(array[p_country], false);
-  perform whatsapp_internal.hold_contacts(array_agg(p_country), array_agg(known.contact_id))
-  from unnest(v_drafts) d
-  cross join lateral (
-    (select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = d.match_key limit 1)
-    union all
-    select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, d.bsuid) h
-    union all
-    (select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = d.contact_id limit 1)
-  ) known
-  where d.status is null;
-  v_drafts := whatsapp_internal.find_contacts(v_drafts);
-
-  select array_agg(row(
-      p_country, u.contact_id, u.item ->> 'what', u.item ->> 'scope', least(coalesce((u.item ->> 'at')::timestamptz, now()), now()),
-      u.item ->> 'how', u.item ->> 'proof', p_actor)::whatsapp_internal.consent order by u.n) filter (where u.status is null),
-    jsonb_build_object(
-      'recorded', count(*) filter (where u.status is null),
-      'refused', coalesce(
-        jsonb_agg(jsonb_build_object('row', u.item -> 'row', 'code', u.code, 'field', u.field) order by u.n) filter (where u.status is not null),
-        '[]'))
-  into v_facts, v_answer
-  from unnest(p_rows, v_drafts) as u (item);
-  perform whatsapp_internal.add_consents(v_facts);
-
-  update whatsapp.idempotency_keys k set answer = v_answer where k.country_id = p_country and k.scope = 'consents' and k.key = p_key;
-  return v_answer;
-end
-$$;
-comment on function whatsapp.record_consents is 'Records opt-ins and opt-outs with a verdict per row. Safe to repeat.';
-
--- ── What people say themselves ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
--- Ingest's part: Meta's marketing stop and resume, and stop words. Every event is new, and its person known.
-create or replace function whatsapp_internal.hear_consents(p_events jsonb[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-begin
-  if exists (select from unnest(p_events) i where i ->> 'kind' = 'preference') then
-    perform whatsapp_internal.add_consents(array(
-      select row(
-          i ->> 'country_id', p.contact_id, case i -> 'content' ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing',
-          whatsapp_internal.event_time((i ->> 'at')::double precision), 'meta', left(nullif(i -> 'content' ->> 'detail', ''), 4096), null
-        )::whatsapp_internal.consent
-      from unnest(p_events) i
-      cross join lateral whatsapp_internal.contact_of(
-        i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', whatsapp_internal.event_time((i ->> 'at')::double precision)) p
-      where i ->> 'kind' = 'preference' and i -> 'content' ->> 'value' in ('stop', 'resume')));
-  end if;
-  if exists (
-    select from whatsapp.stop_words s
-    where s.country_id in (select i ->> 'country_id' from unnest(p_events) i where i ->> 'kind' = 'message')
-  ) then
-    perform whatsapp_internal.hear_stop_words(p_events);
-  end if;
+  for v_function in
+    select oid from pg_catalog.pg_proc
+    where pronamespace = 'whatsapp'::regnamespace
+      and proname in ('enqueue', 'claim', 'settle', 'ingest', 'enqueue_campaign', 'record_consents')
+  loop
+    execute format(
+      'alter function %s set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
+        set jit = off set plan_cache_mode = force_generic_plan', v_function);
+  end loop;
+  -- These have no plans worth keeping, only lookups to hold to their indexes.
+  alter function whatsapp.announce(jsonb[]) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
+  alter function whatsapp_internal.sweep_old(integer, interval) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
+  alter function whatsapp_internal.sweep_parked(integer)
+    set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1;
 end
 $$;
 
-create or replace function whatsapp_internal.hear_stop_words(p_events jsonb[]) returns void
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_replies whatsapp_internal.draft[];
-begin
-  with heard as materialized (
-    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, p.contact_id, s.action, s.scope, s.reply, m.written,
-      whatsapp_internal.event_time((i ->> 'at')::double precision) as at
-    from unnest(p_events) i
-    cross join lateral (
-      select case i -> 'content' ->> 'type' when 'text' then i -> 'content' -> 'text' ->> 'body' when 'button' then i -> 'content' -> 'button' ->> 'text'
-        end as written
-    ) m
-    join whatsapp.stop_words s
-      on s.country_id = i ->> 'country_id' and s.key = case when length(m.written) <= 100 then whatsapp_internal.plain_word(m.written) end
-    cross join lateral whatsapp_internal.contact_of(
-      i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', whatsapp_internal.event_time((i ->> 'at')::double precision)) p
-    where i ->> 'kind' = 'message'
-  ),
-  changed as materialized (
-    select c.country_id, c.contact_id
-    from whatsapp_internal.add_consents(array(
-      select row(country_id, contact_id, action, scope, at, 'stop_word', written, null)::whatsapp_internal.consent from heard)) c
-  )
-  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft, jsonb_build_object(
-      'n', 1, 'country_id', country_id, 'account_id', account_id, 'contact_id', contact_id, 'message_id', whatsapp_internal.uuid7(), 'kind', 'text',
-      'content', jsonb_build_object('type', 'text', 'text', jsonb_build_object('body', reply)), 'status', 'accepted', 'state', 'queued')))
-  into v_replies
-  from (
-    -- The word that decided: the last one, and of the same moment the no.
-    select distinct on (h.country_id, h.contact_id) h.*
-    from heard h join changed c on c.country_id = h.country_id and c.contact_id = h.contact_id
-    order by h.country_id, h.contact_id, h.at desc, h.action desc
-  ) decided
-  where reply is not null;
 
-  if v_replies is not null then
-    perform whatsapp_internal.write_drafts(v_replies);
-    update whatsapp.messages m set confirms_consent = true
-    from unnest(v_replies) r where m.country_id = r.country_id and m.message_id = r.message_id;
-  end if;
-end
-$$;
+-- schemas/privileges.sql
 
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
+-- Who may see and do what: the last file, and the end of every migration.
+--
+-- A signed-in member reads the rows of their countries. Nobody writes a table through the API: the verbs do (they run as their owner), and only
+-- service_role may execute them. Accounts and members are kept by the project's owner in SQL. Tables that concern no reader (keys, leases,
+-- throttles, raw webhooks) have row level security and no policy.
+--
+-- All is taken from everybody first, as the catalogue lists it, and then granted: whatever is not named here gives nothing, whatever the project's
+-- default privileges are. (Default privileges of our own could not do that: those of a schema only add to those of the role, which hold for
+-- the project's other schemas as well.)
+
+revoke all on schema whatsapp, whatsapp_internal from public, anon, authenticated, service_role;
+revoke all on all tables in schema whatsapp, whatsapp_internal from public, anon, authenticated, service_role;
+revoke all on all sequences in schema whatsapp, whatsapp_internal from public, anon, authenticated, service_role;
+revoke all on all functions in schema whatsapp, whatsapp_internal from public, anon, authenticated, service_role;
+
+grant usage on schema whatsapp to anon, authenticated, service_role;
+grant usage on schema whatsapp_internal to authenticated;
+
+-- The server reads every table and executes every verb.
+grant select on all tables in schema whatsapp to service_role;
+grant execute on all functions in schema whatsapp to service_role;
+
+-- What policies ask, and a read that runs as its caller: row level security decides.
 grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.record_consents(text, uuid, text, text, jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.record_consents(text, uuid, text, text, jsonb[]) to service_role;
+grant execute on function whatsapp.campaign_progress(text, uuid) to authenticated;
+
+do $$
+declare
+  v_table regclass;
+begin
+  -- Only where it is missing: it takes the whole table for a moment.
+  for v_table in
+    select oid from pg_catalog.pg_class
+    where relnamespace in ('whatsapp'::regnamespace, 'whatsapp_internal'::regnamespace) and relkind in ('r', 'p') and not relrowsecurity
+  loop
+    execute format('alter table %s enable row level security', v_table);
+  end loop;
+
+  foreach v_table in array array[
+    'whatsapp.accounts', 'whatsapp.contacts', 'whatsapp.consents', 'whatsapp.stop_words', 'whatsapp.conversations', 'whatsapp.templates',
+    'whatsapp.messages', 'whatsapp.message_events', 'whatsapp.queue', 'whatsapp.lanes', 'whatsapp.campaigns', 'whatsapp.campaign_counts']::regclass[]
+  loop
+    execute format('grant select on %s to authenticated', v_table);
+    if not exists (select from pg_catalog.pg_policy where polrelid = v_table and polname = 'members_read') then
+      execute format(
+        'create policy members_read on %s for select to authenticated
+           using (country_id = any (array(select whatsapp_internal.my_countries())))', v_table);
+    end if;
+  end loop;
+
+  grant select on whatsapp.members to authenticated;
+  if not exists (select from pg_catalog.pg_policy where polrelid = 'whatsapp.members'::regclass and polname = 'own_memberships') then
+    create policy own_memberships on whatsapp.members for select to authenticated using (user_id = (select auth.uid()));
+  end if;
+end
+$$;

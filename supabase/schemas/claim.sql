@@ -29,18 +29,6 @@
 -- A campaign that must wait as a whole, for the end of quiet hours or for Meta's messaging limit, is held by its lane (held_until): its
 -- messages stay untouched. Single messages wait one by one.
 
--- The due head of one lane, each row judged: go, or refused with a code, or blocked until a time (`quiet` if by quiet hours). `person` is set
--- where Meta's messaging limit counts the message, `fresh` if the person is not counted yet.
-create type whatsapp_internal.candidate as (
-  message_id uuid,
-  contact_id uuid,
-  code text,
-  blocked_until timestamptz,
-  quiet boolean,
-  person uuid,
-  fresh boolean
-);
-
 create or replace function whatsapp_internal.judge_lane(
   p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz, p_portfolio text
 )
@@ -76,7 +64,7 @@ begin
   from head h
   -- Each looked up for itself, which can only be by its key: as plain joins, the people of a whole country were read for each candidate where
   -- the planner took countries for small. A message or conversation that somebody changes just now, as a webhook does, is left for the next
-  -- claim: whoever holds the throttle row waits for no other (lock order: tables.sql).
+  -- claim: whoever holds the throttle row waits for no other (lock order: locks.sql).
   cross join lateral (
     select m.* from whatsapp.messages m where m.country_id = h.country_id and m.message_id = h.message_id for no key update skip locked
   ) m
@@ -341,8 +329,6 @@ create or replace function whatsapp.claim(
   p_ahead interval default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_account record;
@@ -498,7 +484,6 @@ comment on function whatsapp.claim is 'Verb 2 of 5. Judges again, spends the lim
 --   returns    jsonb    the ids of the leases for which that holds: those that are still the caller's
 create or replace function whatsapp.announce(p_leases jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_held jsonb;
@@ -526,10 +511,3 @@ begin
 end
 $$;
 comment on function whatsapp.announce is 'A drainer says how many messages of its leases it may post from now on. Safe to repeat.';
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.claim(uuid, text[], integer, interval, interval, interval) from public, anon, authenticated;
-grant execute on function whatsapp.claim(uuid, text[], integer, interval, interval, interval) to service_role;
-revoke all on function whatsapp.announce(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.announce(jsonb[]) to service_role;

@@ -30,7 +30,6 @@ begin
       where address.name = 'whatsapp_functions_url' and key.name = 'whatsapp_cron_key'
     $body$
   $sql$;
-  execute 'revoke all on function whatsapp_internal.call_function(text) from public, anon, authenticated, service_role';
 
   perform cron.schedule('whatsapp-queue-drain', '15 seconds', $job$ select whatsapp_internal.call_function('queue-drain') $job$);
   perform cron.schedule('whatsapp-templates-sync', '*/15 * * * *', $job$ select whatsapp_internal.call_function('templates-sync') $job$);

@@ -18,34 +18,6 @@
 -- contact) and may be tried again with the same key.
 -- Rows shared by concurrent batches (contacts, conversations, keys) are touched in sorted order: no deadlocks.
 
-create type whatsapp_internal.draft as (
-  n bigint,
-  country_id text,
-  account_id text,
-  account_state text,
-  opt_in_required boolean,
-  actor uuid,
-  phone text,
-  match_key text,
-  bsuid text,
-  contact_id uuid,
-  kind text,
-  content jsonb,
-  template_name text,
-  template_language text,
-  category text,
-  key text,
-  fingerprint text,
-  send_at timestamptz,
-  expires_at timestamptz,
-  ref text,
-  message_id uuid,
-  status text,
-  state text,
-  code text,
-  field text
-);
-
 -- Text as what it stands for, or null where it stands for nothing: a cast would fail the batch of everybody.
 create or replace function whatsapp_internal.as_uuid(p_text text) returns uuid
 language sql immutable parallel safe
@@ -315,8 +287,6 @@ $$;
 
 create or replace function whatsapp.enqueue(p_items jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_drafts whatsapp_internal.draft[];
@@ -348,8 +318,3 @@ begin
 end
 $$;
 comment on function whatsapp.enqueue is 'Verb 1 of 5. Judges a batch of messages, writes log and queue, answers a verdict per item. Safe to repeat.';
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.enqueue(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.enqueue(jsonb[]) to service_role;

@@ -58,21 +58,3 @@ return case
     then ((at at time zone time_zone)::date + quiet_until) at time zone time_zone
 end;
 comment on function whatsapp_internal.quiet_end is 'The end of the quiet hours in force, or null. Marketing waits for it; nothing is refused.';
-
--- The lane a message waits in and how urgent the lane is: a person's answer, then what they asked for, then marketing.
-create or replace function whatsapp_internal.lane_of(kind text, category text) returns text
-language sql immutable parallel safe
-return case when kind <> 'template' then 'reply' when category in ('UTILITY', 'AUTHENTICATION') then 'utility' else 'marketing' end;
-
-create or replace function whatsapp_internal.lane_priority(lane text) returns smallint
-language sql immutable parallel safe
-return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
-
--- How far apart the slots of a number lie. Meta counts arrivals, and what leaves evenly does not arrive evenly: the room for 50 ms of
--- difference on the way is what keeps any moving second within the rate. It costs a twentieth; one 130429 costs half for a minute.
-create or replace function whatsapp_internal.slot_step(messages_per_second integer, rate_factor real) returns interval
-language sql immutable parallel safe
-return interval '1.05 seconds' / (messages_per_second * rate_factor);
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;

@@ -17,7 +17,7 @@
 -- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of). The event of a
 -- message is its content: what Meta says anew in other words under a wamid we know is another event, and goes to the message's story.
 --
--- Locks: events, messages, queue, contacts and so on, in the one order of tables.sql; the throttle row last and shortest.
+-- Locks: events, messages, queue, contacts and so on, in the one order of locks.sql; the throttle row last and shortest.
 
 -- Free entry points, of which statuses tell. Apart from apply_statuses, for conversations come after people in the lock order.
 create or replace function whatsapp_internal.open_entry_points(p_events jsonb[]) returns void
@@ -203,7 +203,7 @@ end
 $$;
 
 -- Inbound messages and calls: the log, the story, the window of 24 hours from the person's own time stamp, and what they say of consent
--- (consent.sql).
+-- (consents/hearing.sql).
 create or replace function whatsapp_internal.apply_inbound(p_events jsonb[]) returns void
 language plpgsql volatile set search_path = '' set enable_hashjoin = on
 as $$
@@ -423,8 +423,6 @@ $$;
 
 create or replace function whatsapp.ingest(p_events jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_keys uuid[];
@@ -569,8 +567,3 @@ begin
   where t.country_id = i.country_id and t.account_id = i.account_id;
 end
 $$;
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.ingest(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.ingest(jsonb[]) to service_role;

@@ -16,28 +16,7 @@
 -- has become unknown under the same lease: the drainer that held it knows it was not sent. What cannot be stored of a result (a wamid that
 -- another message holds, an id that is none) is left out, never the fact.
 --
--- Locks: messages, queue, contacts, conversations and so on, in the one order of tables.sql.
-
-create type whatsapp_internal.result as (
-  country_id text,
-  message_id uuid,
-  lease_id uuid,
-  outcome text,
-  wamid text,
-  wa_id text,
-  user_id text,
-  code integer,
-  title text,
-  details text,
-  effect text,
-  wait_seconds double precision,
-  max_attempts integer,
-  detail jsonb,
-  account_id text,
-  contact_id uuid,
-  template_name text,
-  template_language text
-);
+-- Locks: messages, queue, contacts, conversations and so on, in the one order of locks.sql.
 
 -- An account stops for a person, or pauses until a time (or for a person). A pause does not undo a stop, nor a longer pause.
 create or replace function whatsapp_internal.halt_account(
@@ -185,8 +164,6 @@ $$;
 
 create or replace function whatsapp.settle(p_results jsonb[]) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
-set jit = off set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_results whatsapp_internal.result[];
@@ -373,8 +350,3 @@ as $$
   from (select distinct country_id, account_id, contact_id from unnest(p_results) order by 1, 2, 3) r
   where v.country_id = r.country_id and v.account_id = r.account_id and v.contact_id = r.contact_id
 $$;
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.settle(jsonb[]) from public, anon, authenticated;
-grant execute on function whatsapp.settle(jsonb[]) to service_role;

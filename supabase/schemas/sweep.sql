@@ -7,11 +7,11 @@
 --   unknowns     past their deadline: no status came although the account's webhooks are alive after it: proved unsent as well as it can be. A reply or a utility message goes back to the queue once (account.unknown_policy), everything else ends as
 --                failed: outcome_unknown, for a person to decide. If the feed is silent, it waits on, a day at the most
 --   accounts     paused until a time that has come are active again; throttled numbers regain their rate
---   campaigns    started, completed, paused for their failures (campaigns.sql)
+--   campaigns    started, completed, paused for their failures (campaigns/sweep_campaigns.sql)
 --   due          scheduled messages whose time has come are shown as queued
 --   expired      out of the queue, however long their lane is paused
---   cancelled    the messages of campaigns that are (campaigns.sql)
---   held         messages that waited for Meta's messaging limit, once there is room (portfolio.sql)
+--   cancelled    the messages of campaigns that are (campaigns/sweep_campaigns.sql)
+--   held         messages that waited for Meta's messaging limit, once there is room (portfolios/holding.sql)
 --   parked       statuses whose message became known at the same moment
 --   retention    webhook events and idempotency keys too old to matter
 --   portfolios   people whom a portfolio no longer counts
@@ -232,11 +232,8 @@ $$;
 
 -- Parked statuses are taken by settle, or by a status that names our id too, as soon as their wamid is known. What is left for a sweep is what a
 -- settle of the same moment could not see: each is looked at once, a minute later, and then left to wait at no cost.
-create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text);
-
 create or replace function whatsapp_internal.sweep_parked(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1
 as $$
 declare
   v_due whatsapp_internal.parked[];
@@ -284,7 +281,6 @@ $$;
 
 create or replace function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
 language plpgsql volatile set search_path = ''
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
   v_removed integer;
@@ -371,8 +367,3 @@ begin
 end
 $$;
 comment on function whatsapp.sweep is 'Verb 5 of 5. Expired leases, unknown outcomes, due and expired messages, parked statuses, retention. Safe to repeat.';
-
-revoke all on all functions in schema whatsapp_internal from public, anon, authenticated, service_role;
-grant execute on function whatsapp_internal.my_countries() to authenticated;
-revoke all on function whatsapp.sweep(text[], integer, interval) from public, anon, authenticated;
-grant execute on function whatsapp.sweep(text[], integer, interval) to service_role;

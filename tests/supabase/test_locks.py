@@ -1,4 +1,4 @@
-"""Whoever changes a row takes it in the one order of tables.sql: no two verbs ever wait for each other."""
+"""Whoever changes a row takes it in the one order of locks.sql: no two verbs ever wait for each other."""
 
 import random
 import threading

@@ -19,7 +19,7 @@ READABLE = {
     *("campaigns", "campaign_counts", "consents", "stop_words"),
 }
 ABOVE_COUNTRIES = {"portfolio_people", "portfolio_minutes"}
-"""Meta's messaging limit is one for all countries of a portfolio; see portfolio.sql."""
+"""Meta's messaging limit is one for all countries of a portfolio; see tables/portfolios.sql."""
 MINE = "('whatsapp'::regnamespace, 'whatsapp_internal'::regnamespace)"
 
 
