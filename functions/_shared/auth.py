@@ -1,7 +1,7 @@
 """Who calls. The modes and their rules are those of Supabase's own server library (`@supabase/server`).
 
 Modes are tried in order: `user` (a signed-in user's JWT as Bearer), `secret` (the key called `default` in the
-apikey header), `secret:NAME` (a key of that name), `secret:*` (any), `none`. A credential that is missing
+apikey header), `secret:NAME` (a key of that name), `secret:*` (any). A credential that is missing
 leaves the decision to the next mode; a user token that is present and wrong is refused at once, so it can
 never be traded for less. Whether the user may do what they ask is decided by the database, from `members`.
 """
@@ -10,11 +10,11 @@ import functools
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from functions._shared.jwks import JwksCache, usable_keys
+from services.whatsapp.actors import Actor, Member, Server
 from services.whatsapp.refusals import RefusalError, refuse
 from services.whatsapp.settings import Settings
 
@@ -30,20 +30,8 @@ ROLE = "authenticated"
 _LONGEST_TOKEN = 8 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls. A user has `user_id` and `token`, a secret key its `key_name`."""
-
-    kind: Literal["user", "secret", "none"]
-    user_id: str | None = None
-    email: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    """The user's own JWT: reads that carry it are judged by row level security."""
-    key_name: str | None = None
-
-
-async def authenticate(request: "Request", settings: Settings, modes: Sequence[str]) -> Caller:
-    """The caller, by the first of `modes` whose credential is there.
+async def authenticate(request: "Request", settings: Settings, modes: Sequence[str]) -> Actor:
+    """Who calls, by the first of `modes` whose credential is there.
 
     Refuses `missing_credentials`, `invalid_token`, `token_expired`, `unsupported_token`, `invalid_api_key`
     and, when Supabase Auth does not answer, `signing_keys_unavailable`. Raises ValueError for a mode that
@@ -52,15 +40,13 @@ async def authenticate(request: "Request", settings: Settings, modes: Sequence[s
     api_key = request.headers.get("apikey", "").strip()
     _refuse_secret_in_browser(api_key, request, settings)
     for mode in modes:
-        caller = await _try_mode(mode, request, api_key, settings)
-        if caller is not None:
-            return caller
+        actor = await _try_mode(mode, request, api_key, settings)
+        if actor is not None:
+            return actor
     raise _nobody(api_key, modes, settings)
 
 
-async def _try_mode(mode: str, request: "Request", api_key: str, settings: Settings) -> Caller | None:
-    if mode == "none":
-        return Caller("none")
+async def _try_mode(mode: str, request: "Request", api_key: str, settings: Settings) -> Actor | None:
     if mode == "user":
         token = _bearer(request)
         return await _user(token, settings) if token else None
@@ -70,7 +56,7 @@ async def _try_mode(mode: str, request: "Request", api_key: str, settings: Setti
     name = name or "default"
     accepted = {key: value for key, value in settings.secret_keys.items() if name in ("*", key)}
     key_name = _key_name(api_key, accepted)
-    return Caller("secret", key_name=key_name) if key_name is not None else None
+    return Server(key_name) if key_name is not None else None
 
 
 def _nobody(api_key: str, modes: Sequence[str], settings: Settings) -> RefusalError:
@@ -112,7 +98,7 @@ def _bearer(request: "Request") -> str | None:
     return token
 
 
-async def _user(token: str, settings: Settings) -> Caller:
+async def _user(token: str, settings: Settings) -> Member:
     if len(token) > _LONGEST_TOKEN:
         raise refuse("invalid_token", reason="it is too long")
     claims = await _verified_claims(token, settings)
@@ -120,8 +106,7 @@ async def _user(token: str, settings: Settings) -> Caller:
         raise refuse("unsupported_token", reason="its role is not that of a signed-in user")
     if claims.get("is_anonymous") is True:
         raise refuse("unsupported_token", reason="anonymous users are not accepted")
-    email = claims.get("email")
-    return Caller("user", _user_id(claims), email if isinstance(email, str) else None, token)
+    return Member(_user_id(claims), token)
 
 
 async def _verified_claims(token: str, settings: Settings) -> dict[str, Any]:

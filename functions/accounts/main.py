@@ -23,13 +23,13 @@ _LIMIT = 4096
 
 async def control(request: Request) -> Answer:
     current = settings()
-    caller = await authenticate(request, current, ("user", "secret"))
+    actor = await authenticate(request, current, ("user", "secret"))
     from services.whatsapp.flows import accounts, members
 
-    await members.check(caller.user_id, current)
+    await members.check(actor, current)
     body = await read_json(request, _LIMIT)
 
-    account = await accounts.control(body, caller.user_id, current)
+    account = await accounts.control(body, actor, current)
     kick = partial(clients.kick, current) if account["state"] == "active" else None
     return Answer(account, after=kick)
 

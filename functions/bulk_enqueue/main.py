@@ -33,18 +33,18 @@ _SECONDS = 90.0
 
 async def enqueue(request: Request) -> Answer:
     current = settings()
-    caller = await authenticate(request, current, ("user", "secret"))
+    actor = await authenticate(request, current, ("user", "secret"))
     from services.whatsapp.flows import campaigns, members
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
-    await members.check(caller.user_id, current, query.get("country_id", "") if csv else None)
+    await members.check(actor, current, query.get("country_id", "") if csv else None)
     async with capacity_for(request.scope, _LIMIT):
         if csv:
             call = await asyncio.to_thread(campaigns.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
         else:
             call = await read_json(request, _LIMIT, _SECONDS)
-        done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), caller.user_id, current)
+        done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), actor, current)
 
     kick = partial(clients.kick, current) if done.state == "running" else None
     return Answer(done.body(), 202, after=kick)
@@ -52,16 +52,16 @@ async def enqueue(request: Request) -> Answer:
 
 async def control(request: Request) -> Answer:
     current = settings()
-    caller = await authenticate(request, current, ("user", "secret"))
+    actor = await authenticate(request, current, ("user", "secret"))
     from services.whatsapp import requests
     from services.whatsapp.flows import campaigns, members
 
-    await members.check(caller.user_id, current)
+    await members.check(actor, current)
     body = await read_json(request, _CONTROL_LIMIT)
 
     requests.only(body, ("country_id", "campaign_id", "action"))
     answer = await campaigns.control(
-        body.get("country_id"), body.get("campaign_id"), body.get("action"), caller.user_id, current
+        body.get("country_id"), body.get("campaign_id"), body.get("action"), actor, current
     )
     kick = partial(clients.kick, current) if answer["state"] == "running" else None
     return Answer(answer, after=kick)

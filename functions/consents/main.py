@@ -27,18 +27,18 @@ _SECONDS = 90.0
 
 async def record(request: Request) -> Answer:
     current = settings()
-    caller = await authenticate(request, current, ("user", "secret"))
+    actor = await authenticate(request, current, ("user", "secret"))
     from services.whatsapp.flows import consents, members
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
-    await members.check(caller.user_id, current, query.get("country_id", "") if csv else None)
+    await members.check(actor, current, query.get("country_id", "") if csv else None)
     async with capacity_for(request.scope, _LIMIT):
         if csv:
             call = await asyncio.to_thread(consents.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
         else:
             call = await read_json(request, _LIMIT, _SECONDS)
-        return Answer(await consents.record(call, request.headers.get("idempotency-key"), caller.user_id, current))
+        return Answer(await consents.record(call, request.headers.get("idempotency-key"), actor, current))
 
 
 app = function("consents", {"POST": record}, on_stop=[clients.close])

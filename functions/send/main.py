@@ -21,14 +21,14 @@ from services.whatsapp.settings import settings
 
 async def handle(request: Request) -> Answer:
     current = settings()
-    caller = await authenticate(request, current, ("user", "secret"))
+    actor = await authenticate(request, current, ("user", "secret"))
     # Imported here: a preflight or an unknown caller needs neither models nor a client of Supabase.
     from services.whatsapp.flows import members, sending
 
-    await members.check(caller.user_id, current)
+    await members.check(actor, current)
     body = await read_json(request)
 
-    sent = await sending.send(body, request.headers.get("idempotency-key"), caller.user_id, current)
+    sent = await sending.send(body, request.headers.get("idempotency-key"), actor, current)
 
     kick = partial(clients.kick, current) if sent.waiting is None else None
     return Answer(sent.body(), 202, after=kick)

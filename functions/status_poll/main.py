@@ -16,7 +16,8 @@ from starlette.requests import Request
 from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
-from functions._shared.auth import Caller, authenticate
+from functions._shared.auth import authenticate
+from services.whatsapp.actors import Actor
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings, settings
 
@@ -29,24 +30,24 @@ _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 async def handle(request: Request) -> Answer:
     current = settings()
-    caller = await authenticate(request, current, ("user", "secret"))
+    actor = await authenticate(request, current, ("user", "secret"))
     query = request.query_params
     # Imported here, as its users below: a preflight or a refused caller needs nothing of it.
     from services.whatsapp import requests
     from services.whatsapp.flows import watching
 
     requests.only(query, _PARAMETERS)
-    with watching.one_more(caller.user_id):
+    with watching.one_more(actor):
         if "message_id" in query:
-            return await _by_ids(request, caller, current)
+            return await _by_ids(request, actor, current)
         if "campaign_id" in query:
-            return await _of_campaign(request, caller, current)
+            return await _of_campaign(request, actor, current)
         if "country_id" in query:
-            return await _of_country(request, caller, current)
+            return await _of_country(request, actor, current)
     raise refuse("missing_field", field="message_id", reason="give message_id, campaign_id or country_id")
 
 
-async def _by_ids(request: Request, caller: Caller, current: Settings) -> Answer:
+async def _by_ids(request: Request, actor: Actor, current: Settings) -> Answer:
     from services.whatsapp.flows import reading
 
     ids = [each for value in request.query_params.getlist("message_id") for each in value.split(",") if each]
@@ -55,10 +56,10 @@ async def _by_ids(request: Request, caller: Caller, current: Settings) -> Answer
         raise refuse("invalid_field", field="state", reason="give one state for each message_id, or none")
     wait = _number(request, "wait", default=0, most=reading.LONGEST_WAIT)
     since = dict(zip(ids, states, strict=True)) if states else {}
-    return Answer({"messages": await reading.by_ids(ids, caller.token, wait, since, current)})
+    return Answer({"messages": await reading.by_ids(ids, actor, wait, since, current)})
 
 
-async def _of_country(request: Request, caller: Caller, current: Settings) -> Answer:
+async def _of_country(request: Request, actor: Actor, current: Settings) -> Answer:
     from services.whatsapp.flows import reading
 
     if "wait" in request.query_params:
@@ -68,13 +69,13 @@ async def _of_country(request: Request, caller: Caller, current: Settings) -> An
         request.query_params["country_id"],
         request.query_params.get("after"),
         max(1, limit),
-        caller.token,
+        actor,
         current,
     )
     return Answer({"messages": messages, "cursor": cursor})
 
 
-async def _of_campaign(request: Request, caller: Caller, current: Settings) -> Answer:
+async def _of_campaign(request: Request, actor: Actor, current: Settings) -> Answer:
     from services.whatsapp.flows import campaigns, reading
 
     query = request.query_params
@@ -82,7 +83,7 @@ async def _of_campaign(request: Request, caller: Caller, current: Settings) -> A
         raise refuse("missing_field", field="country_id")
     wait = _number(request, "wait", default=0, most=reading.LONGEST_WAIT)
     seen = await campaigns.progress(
-        query["campaign_id"], query["country_id"], caller.token, current, wait, query.get("version")
+        query["campaign_id"], query["country_id"], actor, current, wait, query.get("version")
     )
     return Answer(seen)
 

@@ -21,6 +21,7 @@ from postgrest import AsyncPostgrestClient
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from services.whatsapp import log
+from services.whatsapp.actors import Actor, Member, Server
 from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError, describe, refuse
 from services.whatsapp.settings import Settings
@@ -49,6 +50,8 @@ The others (no connection, no right, no function, a server that is starting) wou
 SUP of whatever it has no word for."""
 _NOT_BEGUN = re.compile(r"(25|28|42|53)[0-9A-Z]{3}|PGRST\d+|401|403|404|429")
 """Codes of calls that were turned away before anything was written."""
+
+_SERVER = Server()
 
 _log = log.get("store")
 
@@ -204,23 +207,23 @@ class Store:
             arguments[f"p_{name}s"] = [] if values.count(None) == len(values) else values
         return dict(await self._call("enqueue_campaign", arguments))
 
-    async def control_campaign(self, country_id: str, campaign_id: str, action: str, actor: str | None) -> Row:
-        arguments = {"p_country": country_id, "p_campaign": campaign_id, "p_action": action, "p_actor": actor}
+    async def control_campaign(self, country_id: str, campaign_id: str, action: str, actor: Actor) -> Row:
+        arguments = {"p_country": country_id, "p_campaign": campaign_id, "p_action": action, "p_actor": actor.member_id}
         return dict(await self._call("control_campaign", arguments))
 
-    async def control_account(self, country_id: str, account_id: str | None, action: str, actor: str | None) -> Row:
-        arguments = {"p_country": country_id, "p_account": account_id, "p_action": action, "p_actor": actor}
+    async def control_account(self, country_id: str, account_id: str | None, action: str, actor: Actor) -> Row:
+        arguments = {"p_country": country_id, "p_account": account_id, "p_action": action, "p_actor": actor.member_id}
         return dict(await self._call("control_account", arguments))
 
-    async def campaign_progress(self, country_id: str, campaign_id: str, token: str | None) -> Row | None:
-        """The campaign's counts, by RLS with a user's `token`; None where there is none to see."""
-        query = self._reader(token).rpc("campaign_progress", {"p_country": country_id, "p_campaign": campaign_id})
-        return await _execute(query, "campaign_progress", token) or None
+    async def campaign_progress(self, country_id: str, campaign_id: str, actor: Actor) -> Row | None:
+        """The campaign's counts, by RLS for a member; None where there is none to see."""
+        query = self._reader(actor).rpc("campaign_progress", {"p_country": country_id, "p_campaign": campaign_id})
+        return await _execute(query, "campaign_progress", actor) or None
 
     async def record_consents(
-        self, country_id: str, actor: str | None, key: str, fingerprint: str, rows: Sequence[Row]
+        self, country_id: str, actor: Actor, key: str, fingerprint: str, rows: Sequence[Row]
     ) -> Row:
-        arguments = {"p_country": country_id, "p_actor": actor, "p_key": key, "p_fingerprint": fingerprint}
+        arguments = {"p_country": country_id, "p_actor": actor.member_id, "p_key": key, "p_fingerprint": fingerprint}
         return dict(await self._call("record_consents", arguments | {"p_rows": rows}))
 
     async def account_states(self) -> list[Row]:
@@ -228,25 +231,25 @@ class Store:
         query = self._server.from_("accounts").select(
             "country_id,account_id,state,state_reason,state_code,paused_until,templates_paused_until,messaging_limit,quality"
         )
-        return await self._read(query, "accounts")
+        return await self._read(query, "accounts", _SERVER)
 
-    async def messages(self, message_ids: Sequence[str], token: str | None) -> list[Row]:
-        """The messages with these ids that the caller may see: by RLS with a user's `token`, all without.
+    async def messages(self, message_ids: Sequence[str], actor: Actor) -> list[Row]:
+        """The messages with these ids that the actor may see: by RLS for a member, all for a server.
 
         Row level security looks in a member's countries. For the server a function looks in all, one by one: ids alone
         would be looked for in the whole log.
         """
-        if token is None:
+        if isinstance(actor, Server):
             return list(await self._call("find_messages", {"p_ids": list(message_ids)}))
-        query = self._reader(token).from_("messages").select(MESSAGE_COLUMNS).in_("message_id", message_ids)
-        return await self._read(query, "messages", token)
+        query = self._reader(actor).from_("messages").select(MESSAGE_COLUMNS).in_("message_id", message_ids)
+        return await self._read(query, "messages", actor)
 
-    async def messages_after(self, country_id: str, after: str | None, limit: int, token: str | None) -> list[Row]:
+    async def messages_after(self, country_id: str, after: str | None, limit: int, actor: Actor) -> list[Row]:
         """The country's messages after the message id `after`, oldest first."""
-        query = self._reader(token).from_("messages").select(MESSAGE_COLUMNS).eq("country_id", country_id)
+        query = self._reader(actor).from_("messages").select(MESSAGE_COLUMNS).eq("country_id", country_id)
         if after is not None:
             query = query.gt("message_id", after)
-        return await self._read(query.order("message_id").limit(limit), "messages", token)
+        return await self._read(query.order("message_id").limit(limit), "messages", actor)
 
     async def now(self) -> datetime:
         """The time by the database's clock, by which message ids are made."""
@@ -255,20 +258,20 @@ class Store:
     async def has_key(self, country_id: str, key: str) -> bool:
         """Whether this Idempotency-Key of `send` has been used."""
         query = self._server.from_("idempotency_keys").select("key").eq("country_id", country_id)
-        return bool(await self._read(query.eq("scope", "send").eq("key", key), "idempotency_keys"))
+        return bool(await self._read(query.eq("scope", "send").eq("key", key), "idempotency_keys", _SERVER))
 
     async def roles_of(self, user_id: str) -> dict[str, str]:
         """The user's role by country."""
         query = self._server.from_("members").select("country_id,role").eq("user_id", user_id)
-        return {row["country_id"]: row["role"] for row in await self._read(query, "members")}
+        return {row["country_id"]: row["role"] for row in await self._read(query, "members", _SERVER)}
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    def _reader(self, token: str | None) -> AsyncPostgrestClient:
-        if token is None:
+    def _reader(self, actor: Actor) -> AsyncPostgrestClient:
+        if isinstance(actor, Server):
             return self._server
-        return self._client(self._settings.publishable_key or self._settings.secret_key, token)
+        return self._client(self._settings.publishable_key or self._settings.secret_key, actor.token)
 
     def _client(self, key: str, token: str) -> AsyncPostgrestClient:
         headers = {"apikey": key, "Authorization": f"Bearer {token}"}
@@ -276,10 +279,10 @@ class Store:
         return AsyncPostgrestClient(url, schema=SCHEMA, headers=headers, http_client=self._http, retry_enabled=False)
 
     async def _call(self, verb: str, arguments: Mapping[str, Any], attempts: int = _ATTEMPTS) -> Any:
-        return await _execute(self._server.rpc(verb, dict(arguments)), verb, attempts=attempts)
+        return await _execute(self._server.rpc(verb, dict(arguments)), verb, _SERVER, attempts=attempts)
 
-    async def _read(self, query: Any, table: str, token: str | None = None) -> list[Row]:
-        return list(await _execute(query, table, token))
+    async def _read(self, query: Any, table: str, actor: Actor) -> list[Row]:
+        return list(await _execute(query, table, actor))
 
 
 _ContractKey = tuple[str, str | None, str, str]
@@ -316,8 +319,8 @@ async def _raise_failure(response: httpx.Response) -> None:
     raise _Failed(str(told.get("code") or response.status_code), str(told.get("message") or response.reason_phrase))
 
 
-async def _execute(query: Any, name: str, token: str | None = None, *, attempts: int = _ATTEMPTS) -> Any:
-    """The data of a query, repeated while its failure may pass. `name` is for the log, `token` a reader's own."""
+async def _execute(query: Any, name: str, actor: Actor, *, attempts: int = _ATTEMPTS) -> Any:
+    """The data of a query of the actor's, repeated while its failure may pass. `name` is for the log."""
     failures: list[Exception] = []
 
     def note(state: RetryCallState) -> None:
@@ -327,7 +330,7 @@ async def _execute(query: Any, name: str, token: str | None = None, *, attempts:
     try:
         async with asyncio.timeout(_TOTAL):
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception(lambda error: _may_pass(error, token)),
+                retry=retry_if_exception(lambda error: _may_pass(error, actor)),
                 stop=stop_after_attempt(attempts),
                 wait=wait_random_exponential(multiplier=0.1, max=1),
                 before_sleep=note,
@@ -336,7 +339,7 @@ async def _execute(query: Any, name: str, token: str | None = None, *, attempts:
                 with attempt:
                     return (await query.execute()).data
     except (_Failed, httpx.TransportError, TimeoutError) as error:
-        raise _as_ours([*failures, error], name, token) from error
+        raise _as_ours([*failures, error], name, actor) from error
     raise AssertionError("a retry either returns or raises")
 
 
@@ -345,9 +348,9 @@ def _failure_of(state: RetryCallState) -> Exception:
     return error if isinstance(error, Exception) else AssertionError("only a failure is repeated")
 
 
-def _may_pass(error: BaseException, token: str | None) -> bool:
+def _may_pass(error: BaseException, actor: Actor) -> bool:
     if isinstance(error, _Failed):
-        return not _NEVER.fullmatch(error.code) and not (token is not None and _of_token(error))
+        return not _NEVER.fullmatch(error.code) and not (isinstance(actor, Member) and _of_token(error))
     return isinstance(error, httpx.TransportError)
 
 
@@ -356,10 +359,10 @@ def _of_token(error: _Failed) -> bool:
     return error.code in ("PGRST301", "PGRST302", "PGRST303")
 
 
-def _as_ours(failures: Sequence[Exception], name: str, token: str | None) -> RefusalError | Rejected:
+def _as_ours(failures: Sequence[Exception], name: str, actor: Actor) -> RefusalError | Rejected:
     """What a call's failures, the last one last, come to."""
     last = failures[-1]
-    if isinstance(last, _Failed) and token is not None and _of_token(last):
+    if isinstance(last, _Failed) and isinstance(actor, Member) and _of_token(last):
         return refuse("token_expired" if "expired" in last.reason.lower() else "invalid_token")
     if isinstance(last, _Failed) and _NEVER.fullmatch(last.code):
         return Rejected(last.code, last.reason)

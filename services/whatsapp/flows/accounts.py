@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.whatsapp import log, requests
+from services.whatsapp.actors import Actor
 from services.whatsapp.clients import postgrest
 from services.whatsapp.refusals import refuse
 from services.whatsapp.settings import Settings
@@ -14,7 +15,7 @@ _ACTIONS = frozenset({"pause", "resume"})
 _log = log.get("accounts")
 
 
-async def control(request: Mapping[str, Any], actor: str | None, settings: Settings) -> dict[str, Any]:
+async def control(request: Mapping[str, Any], actor: Actor, settings: Settings) -> dict[str, Any]:
     """Pause or resume; without `account` the country's default. Answers the account's state. Raises RefusalError."""
     requests.only(request, _FIELDS)
     country_id, account_id = requests.country(request), requests.account(request)
@@ -25,5 +26,7 @@ async def control(request: Mapping[str, Any], actor: str | None, settings: Setti
     # The answer's own `code` is Meta's; a refusal comes with the field it is about.
     if "field" in answer:
         raise refuse(answer["code"], field=answer["field"])
-    _log.info("account_controlled", country_id=country_id, account_id=answer["account"], action=action, actor=actor)
+    _log.info(
+        "account_controlled", country_id=country_id, account_id=answer["account"], action=action, actor=actor.member_id
+    )
     return answer

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from services.whatsapp import requests, rows
+from services.whatsapp.actors import Actor
 from services.whatsapp.clients import postgrest
 from services.whatsapp.flows import members
 from services.whatsapp.flows.bisecting import write_without_culprits
@@ -74,7 +75,7 @@ class Enqueued:
             self.refused += [rows.worded(each) for each in answer["refused"]]
 
 
-async def enqueue(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Enqueued:
+async def enqueue(request: Mapping[str, Any], key: str | None, actor: Actor, settings: Settings) -> Enqueued:
     """Open the campaign, or find the one of `campaign_id`, and queue the recipients. Raises RefusalError."""
     if "message" in request:
         raise refuse("bulk_needs_template", field="message")
@@ -145,7 +146,7 @@ def read_csv(raw: bytes, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 async def control(
-    country_id: object, campaign_id: object, action: object, actor: str | None, settings: Settings
+    country_id: object, campaign_id: object, action: object, actor: Actor, settings: Settings
 ) -> dict[str, Any]:
     """Start a draft, pause, resume or cancel, from the next claim on. Answers the campaign's progress."""
     country = requests.country({"country_id": country_id})
@@ -162,7 +163,7 @@ async def control(
 async def progress(
     campaign_id: str,
     country_id: str,
-    token: str | None,
+    actor: Actor,
     settings: Settings,
     wait: float = 0,
     version: str | None = None,
@@ -172,12 +173,12 @@ async def progress(
     With `wait` (seconds), answers when it is no longer as it was at `version`, or without that when it changes.
     """
     named = (requests.country({"country_id": country_id}), requests.uuid(campaign_id, "campaign_id"))
-    seen = _seen(named, await _read(settings, token, [named]))
+    seen = _seen(named, await _read(settings, actor, [named]))
     known = version or seen["version"]
     ends = time.monotonic() + wait
     watch = _watches.get(lambda: Watch(partial(_read, settings)))
     while seen["version"] == known and time.monotonic() < ends:
-        seen = _seen(named, await watch.look(token, [named]))
+        seen = _seen(named, await watch.look(actor, [named]))
     return seen
 
 
@@ -185,8 +186,8 @@ _Named = tuple[str, str]
 _watches: PerLoop[Watch[_Named, Row]] = PerLoop()
 
 
-async def _read(settings: Settings, token: str | None, wanted: Sequence[_Named]) -> dict[_Named, Row]:
-    found = [await postgrest.for_readers(settings).campaign_progress(*each, token) for each in wanted]
+async def _read(settings: Settings, actor: Actor, wanted: Sequence[_Named]) -> dict[_Named, Row]:
+    found = [await postgrest.for_readers(settings).campaign_progress(*each, actor) for each in wanted]
     return {named: row for named, row in zip(wanted, found, strict=True) if row is not None}
 
 
@@ -217,8 +218,8 @@ def view(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _opening(request: Mapping[str, Any], key: str, actor: str | None) -> Row:
-    opening: Row = {"country_id": requests.country(request), "actor": actor}
+def _opening(request: Mapping[str, Any], key: str, actor: Actor) -> Row:
+    opening: Row = {"country_id": requests.country(request), "actor": actor.member_id}
     if "campaign_id" in request:
         for name in ("account", "name", "template", "send_at", "valid_until", "draft"):
             if name in request:

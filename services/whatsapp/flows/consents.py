@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from services.whatsapp import requests, rows
+from services.whatsapp.actors import Actor
 from services.whatsapp.clients import postgrest
 from services.whatsapp.flows import members
 from services.whatsapp.flows.bisecting import write_without_culprits
@@ -33,7 +34,7 @@ _LONGEST_PROOF = 4096
 Row = dict[str, Any]
 
 
-async def record(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> dict[str, Any]:
+async def record(request: Mapping[str, Any], key: str | None, actor: Actor, settings: Settings) -> dict[str, Any]:
     """Record the facts; answers how many were, and why each other row was not. Raises RefusalError."""
     requests.only(request, _FIELDS)
     call_key = requests.key(key)
@@ -63,7 +64,7 @@ async def record(request: Mapping[str, Any], key: str | None, actor: str | None,
 
 
 async def _write(
-    country_id: str, actor: str | None, key: str, fingerprint: str, good: Sequence[Row], settings: Settings
+    country_id: str, actor: Actor, key: str, fingerprint: str, good: Sequence[Row], settings: Settings
 ) -> list[Row]:
     """The verdicts on a chunk: one, but where a row had to be found that the database does not take."""
 

@@ -7,6 +7,7 @@ seconds old. It is for those who may not: they learn nothing of a country and co
 import asyncio
 import time
 
+from services.whatsapp.actors import Actor, Server
 from services.whatsapp.clients import postgrest
 from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import refuse
@@ -20,15 +21,17 @@ Roles = dict[str, str]
 """A user's role by country."""
 
 
-async def check(user_id: str | None, settings: Settings, country_id: str | None = None, *, now: bool = False) -> None:
+async def check(actor: Actor, settings: Settings, country_id: str | None = None, *, now: bool = False) -> None:
     """Refuses `not_a_member` and `role_too_low`: of `country_id`, or where it is not known yet, of every country.
 
-    Without a user the caller is a trusted server. `now` asks the database, whatever it said a moment ago.
+    A server may write for every country. `now` asks the database, whatever it said a moment ago.
     """
-    if user_id is None:
+    if isinstance(actor, Server):
         return
     roles = await (
-        postgrest.shared(settings).roles_of(user_id) if now else _known.get(_Known).roles_of(user_id, settings)
+        postgrest.shared(settings).roles_of(actor.user_id)
+        if now
+        else _known.get(_Known).roles_of(actor.user_id, settings)
     )
     held = roles.values() if country_id is None else [roles[country_id]] if country_id in roles else []
     if not held:

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from services.whatsapp import requests
+from services.whatsapp.actors import Actor
 from services.whatsapp.clients import postgrest
 from services.whatsapp.flows.sending import waiting_for
 from services.whatsapp.flows.watching import Watch
@@ -39,7 +40,7 @@ _SETTLING = timedelta(seconds=10)
 
 
 async def by_ids(
-    message_ids: Sequence[str], token: str | None, wait: float, since: Mapping[str, str], settings: Settings
+    message_ids: Sequence[str], actor: Actor, wait: float, since: Mapping[str, str], settings: Settings
 ) -> list[dict[str, Any]]:
     """The messages with these ids, in their order; ids the caller may not see are left out.
 
@@ -49,13 +50,13 @@ async def by_ids(
     if not message_ids or len(message_ids) > MOST_IDS:
         raise refuse("invalid_field", field="message_id", reason=f"give 1 to {MOST_IDS} ids, not {len(message_ids)}")
     ids = list(dict.fromkeys(requests.uuid(each, "message_id") for each in message_ids))
-    rows = _in_order(ids, await _read(settings, token, ids))
+    rows = _in_order(ids, await _read(settings, actor, ids))
     known = {requests.uuid(each, "message_id"): state for each, state in since.items()}
     known = known or {row["message_id"]: row["state"] for row in rows}
     ends = time.monotonic() + min(wait, LONGEST_WAIT)
     watch = _watches.get(lambda: Watch(partial(_read, settings)))
     while not _news(rows, known) and not all(row["state"] in _FINAL for row in rows) and time.monotonic() < ends:
-        rows = _in_order(ids, await watch.look(token, ids))
+        rows = _in_order(ids, await watch.look(actor, ids))
     return [view(row, settings) for row in rows]
 
 
@@ -63,8 +64,8 @@ Row = dict[str, Any]
 _watches: PerLoop[Watch[str, Row]] = PerLoop()
 
 
-async def _read(settings: Settings, token: str | None, ids: Sequence[str]) -> dict[str, Row]:
-    return {row["message_id"]: row for row in await postgrest.for_readers(settings).messages(ids, token)}
+async def _read(settings: Settings, actor: Actor, ids: Sequence[str]) -> dict[str, Row]:
+    return {row["message_id"]: row for row in await postgrest.for_readers(settings).messages(ids, actor)}
 
 
 def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
@@ -72,7 +73,7 @@ def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
 
 
 async def of_country(
-    country_id: str, after: str | None, limit: int, token: str | None, settings: Settings
+    country_id: str, after: str | None, limit: int, actor: Actor, settings: Settings
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
 
@@ -85,7 +86,7 @@ async def of_country(
     readers = postgrest.for_readers(settings)
     # Asked before the page, and of the clock that makes the ids: ours may be minutes off.
     horizon = _oldest_id(await readers.now() - _SETTLING)
-    rows = await readers.messages_after(country_id, after, limit, token)
+    rows = await readers.messages_after(country_id, after, limit, actor)
     if not rows:
         return [], after
     return [view(row, settings) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.whatsapp import requests
+from services.whatsapp.actors import Actor
 from services.whatsapp.batching import GroupCommit, Overloaded
 from services.whatsapp.meta import templates
 from services.whatsapp.meta.messages import InvalidMessage, parse_message
@@ -40,13 +41,13 @@ class Sent:
         return body | {"waiting": self.waiting} if self.waiting else body
 
 
-async def send(request: Mapping[str, Any], key: str | None, actor: str | None, settings: Settings) -> Sent:
+async def send(request: Mapping[str, Any], key: str | None, actor: Actor, settings: Settings) -> Sent:
     """Put one message into the queue.
 
-    `request` is the body of the send function, `key` its Idempotency-Key, `actor` the signed-in user or None for a
-    trusted server. Raises RefusalError with the field, the reason and the remedy.
+    `request` is the body of the send function, `key` its Idempotency-Key. Raises RefusalError with the
+    field, the reason and the remedy.
     """
-    item = read_request(request, key) | {"actor": actor}
+    item = read_request(request, key) | {"actor": actor.member_id}
     # Imported here: a request that is refused for its shape needs no client of Supabase.
     from services.whatsapp.flows import members
 

@@ -24,8 +24,9 @@ from starlette.types import ASGIApp
 
 from functions._shared.answers import Answer
 from functions._shared.app import Function, function
-from functions._shared.auth import Caller, authenticate
+from functions._shared.auth import authenticate
 from functions._shared.jwks import LIFETIME, REFETCH_INTERVAL, RETRY_INTERVAL, JwksCache
+from services.whatsapp.actors import Actor, Member, Server
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
 from tests.functions._shared.asgi import call
@@ -136,13 +137,13 @@ def request_with(headers: dict[str, str]) -> Request:
     return Request({"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": raw})
 
 
-async def caller_by(headers: dict[str, str], *modes: str, settings: Settings = SETTINGS) -> Caller:
+async def actor_by(headers: dict[str, str], *modes: str, settings: Settings = SETTINGS) -> Actor:
     return await authenticate(request_with(headers), settings, modes)
 
 
 async def code_of(headers: dict[str, str], *modes: str, settings: Settings = SETTINGS) -> str:
     with pytest.raises(RefusalError) as caught:
-        await caller_by(headers, *modes, settings=settings)
+        await actor_by(headers, *modes, settings=settings)
     return caught.value.code
 
 
@@ -154,19 +155,17 @@ async def test_user_tokens(case: dict[str, Any]) -> None:
     headers = {"authorization": f"Bearer {token_of(case)}", "apikey": "sb_secret_default"}
     if case["refused"]:
         # The secret key would do, but a wrong token is never traded for less.
-        assert await code_of(headers, "user", "secret", "none") == case["refused"], case["about"]
+        assert await code_of(headers, "user", "secret") == case["refused"], case["about"]
         return
-    caller = await caller_by(headers, "user", "secret")
-    assert (caller.kind, caller.user_id, caller.key_name) == ("user", USER_ID, None), case["about"]
-    assert caller.email == claims(**case.get("claims", {})).get("email")
-    assert f"Bearer {caller.token}" == headers["authorization"]
+    token = headers["authorization"].removeprefix("Bearer ")
+    assert await actor_by(headers, "user", "secret") == Member(USER_ID, token), case["about"]
 
 
 async def test_a_token_of_the_local_stack_needs_no_issuer() -> None:
     local = Settings.read({**ENVIRONMENT, "SUPABASE_URL": "http://127.0.0.1:54321"})
     body = {key: value for key, value in claims().items() if key not in ("iss", "is_anonymous")}
     token = jwt.encode(body, SHARED, "HS256")
-    assert (await caller_by({"authorization": f"Bearer {token}"}, "user", settings=local)).user_id == USER_ID
+    assert await actor_by({"authorization": f"Bearer {token}"}, "user", settings=local) == Member(USER_ID, token)
 
 
 async def test_hs256_is_refused_where_no_secret_is_configured() -> None:
@@ -185,20 +184,19 @@ async def test_a_key_of_another_curve_proves_nothing() -> None:
 async def test_a_refusal_says_nothing_of_the_token() -> None:
     token = es256_token(STRANGER)
     with pytest.raises(RefusalError) as caught:
-        await caller_by({"authorization": f"Bearer {token}"}, "user")
+        await actor_by({"authorization": f"Bearer {token}"}, "user")
     assert token not in str(caught.value.body())
     assert caught.value.__cause__ is None
 
 
-async def test_a_caller_hides_its_token() -> None:
-    caller = await caller_by({"authorization": f"Bearer {es256_token()}"}, "user")
-    assert "eyJ" not in repr(caller)
-    assert "ana@" not in repr(caller)
+async def test_a_member_hides_its_token() -> None:
+    actor = await actor_by({"authorization": f"Bearer {es256_token()}"}, "user")
+    assert "eyJ" not in repr(actor)
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", " Bearer ", "Bearer  "])
 async def test_the_scheme_is_read_leniently(scheme: str) -> None:
-    assert (await caller_by({"authorization": f"{scheme} {es256_token()} "}, "user")).kind == "user"
+    assert isinstance(await actor_by({"authorization": f"{scheme} {es256_token()} "}, "user"), Member)
 
 
 # --- secret keys and modes ---
@@ -217,8 +215,9 @@ async def test_the_scheme_is_read_leniently(scheme: str) -> None:
     ],
 )
 async def test_secret_keys(api_key: str, modes: tuple[str, ...], key_name: str) -> None:
-    caller = await caller_by({"apikey": api_key, "user-agent": "pg_net/0.20.4"}, *modes)
-    assert (caller.kind, caller.key_name, caller.user_id, caller.token) == ("secret", key_name, None, None)
+    actor = await actor_by({"apikey": api_key, "user-agent": "pg_net/0.20.4"}, *modes)
+    assert isinstance(actor, Server)
+    assert actor.key_name == key_name
 
 
 @pytest.mark.parametrize(
@@ -252,7 +251,7 @@ async def test_callers_without_a_usable_credential(headers: dict[str, str], mode
 
 async def test_a_bearer_api_key_is_no_broken_token() -> None:
     headers = {"authorization": "Bearer sb_secret_default", "apikey": "sb_secret_default"}
-    assert (await caller_by(headers, "user", "secret")).kind == "secret"
+    assert isinstance(await actor_by(headers, "user", "secret"), Server)
 
 
 @pytest.mark.parametrize(
@@ -269,16 +268,12 @@ async def test_a_browser_with_a_publishable_key_is_welcome() -> None:
         "apikey": "sb_publishable_web",
         "user-agent": BROWSER,
     }
-    assert (await caller_by(headers, "user")).kind == "user"
-
-
-async def test_none_takes_whoever_comes() -> None:
-    assert await caller_by({}, "user", "none") == Caller("none")
+    assert isinstance(await actor_by(headers, "user"), Member)
 
 
 async def test_a_misspelt_mode_is_our_mistake() -> None:
     with pytest.raises(ValueError, match="secrets"):
-        await caller_by({}, "secrets")
+        await actor_by({}, "secrets")
 
 
 # --- public keys over HTTP ---
@@ -421,15 +416,15 @@ async def test_known_keys_outlive_a_short_outage(key_server: KeyServer, clock: C
 async def test_a_token_is_proved_by_fetched_keys(key_server: KeyServer) -> None:
     fetching = replace(SETTINGS, jwks=None, jwks_url=key_server.url)
     for _ in range(3):
-        caller = await caller_by({"authorization": f"Bearer {es256_token()}"}, "user", settings=fetching)
-        assert caller.user_id == USER_ID
+        actor = await actor_by({"authorization": f"Bearer {es256_token()}"}, "user", settings=fetching)
+        assert actor.member_id == USER_ID
     assert key_server.asked == 1
 
 
 async def test_an_unreachable_key_server_is_not_the_callers_fault(key_server: KeyServer) -> None:
     key_server.close()
     fetching = replace(SETTINGS, jwks=None, jwks_url=key_server.url)
-    code = await code_of({"authorization": f"Bearer {es256_token()}"}, "user", "none", settings=fetching)
+    code = await code_of({"authorization": f"Bearer {es256_token()}"}, "user", "secret", settings=fetching)
     assert code == "signing_keys_unavailable"
 
 
@@ -438,8 +433,8 @@ async def test_an_unreachable_key_server_is_not_the_callers_fault(key_server: Ke
 
 def whoami() -> Function:
     async def handler(request: Request) -> ASGIApp:
-        caller = await authenticate(request, SETTINGS, ("user", "secret"))
-        return Answer({"kind": caller.kind})
+        actor = await authenticate(request, SETTINGS, ("user", "secret"))
+        return Answer({"actor": actor.member_id})
 
     return function("send", {"POST": handler})
 
@@ -450,7 +445,7 @@ async def answer_to(headers: dict[str, str], method: str = "POST") -> httpx.Resp
 
 async def test_a_door_answers_a_user() -> None:
     response = await answer_to({"authorization": f"Bearer {es256_token()}"})
-    assert (response.status_code, response.json()) == (200, {"kind": "user"})
+    assert (response.status_code, response.json()) == (200, {"actor": USER_ID})
 
 
 @pytest.mark.parametrize(

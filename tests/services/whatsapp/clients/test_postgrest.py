@@ -9,12 +9,15 @@ from typing import Any
 import httpx
 import pytest
 
+from services.whatsapp.actors import Member
 from services.whatsapp.clients import postgrest
 from services.whatsapp.clients.postgrest import Rejected, Store, Unavailable
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
 from tests.local.front import Front, front_of
 from tests.local.stack import Stack, mint_jwt
+
+SOMEBODY = "01a20e73-43e3-7748-b753-9aa16eea958f"
 
 
 @pytest.fixture
@@ -118,13 +121,9 @@ def test_a_call_ends_well_before_a_lease() -> None:
 async def test_a_reader_whose_token_is_over_is_told_so(
     store: Store, stack: Stack, lifetime: float | None, code: str
 ) -> None:
-    token = (
-        "not.a.token"
-        if lifetime is None
-        else mint_jwt(stack, "01a20e73-43e3-7748-b753-9aa16eea958f", lifetime=lifetime)
-    )
+    token = "not.a.token" if lifetime is None else mint_jwt(stack, SOMEBODY, lifetime=lifetime)
     with pytest.raises(RefusalError) as refused:
-        await store.messages(["01a20e73-43e3-7748-b753-9aa16eea958f"], token)
+        await store.messages([SOMEBODY], Member(SOMEBODY, token))
     assert (refused.value.status, refused.value.code) == (401, code)
 
 

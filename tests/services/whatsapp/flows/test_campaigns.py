@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.whatsapp.actors import Member, Server
 from services.whatsapp.flows import campaigns
 from services.whatsapp.meta.templates import contract_of
 from services.whatsapp.refusals import RefusalError
@@ -156,6 +157,7 @@ def test_nobody_is_sent_a_template_whose_needs_are_unknown() -> None:
 
 # ── The opening ───────────────────────────────────────────────────────────────────────────────────
 
+ANA = Member("01a20c70-3896-7e4d-8844-cea70f3dc7be", "a token")
 OPENING: dict[str, Any] = {
     "country_id": "MX",
     "name": "spring",
@@ -165,9 +167,9 @@ OPENING: dict[str, Any] = {
 
 
 def test_recipients_are_no_part_of_what_opens_a_campaign() -> None:
-    opening = campaigns._opening(OPENING, "k", "u")
-    assert opening == campaigns._opening(OPENING | {"recipients": [ROW, ROW]}, "k", "u")
-    assert opening["fingerprint"] != campaigns._opening(OPENING | {"name": "summer"}, "k", "u")["fingerprint"]
+    opening = campaigns._opening(OPENING, "k", ANA)
+    assert opening == campaigns._opening(OPENING | {"recipients": [ROW, ROW]}, "k", ANA)
+    assert opening["fingerprint"] != campaigns._opening(OPENING | {"name": "summer"}, "k", ANA)["fingerprint"]
     assert (opening["template_name"], opening["template_language"]) == ("plain", "es_MX")
 
 
@@ -191,7 +193,7 @@ def test_recipients_are_no_part_of_what_opens_a_campaign() -> None:
 )
 def test_a_wrong_opening_is_refused(change: dict[str, Any], code: str, field: str) -> None:
     with pytest.raises(RefusalError) as refused:
-        campaigns._opening(OPENING | change, "k", None)
+        campaigns._opening(OPENING | change, "k", Server())
     assert (refused.value.code, refused.value.field) == (code, field)
 
 

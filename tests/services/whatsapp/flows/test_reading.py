@@ -17,12 +17,13 @@ PAGE = """
 import asyncio, json, sys
 from tests.faults import clock
 clock.shift(float(sys.argv[1]))
+from services.whatsapp.actors import Server
 from services.whatsapp.clients import postgrest
 from services.whatsapp.flows import reading
 from services.whatsapp.settings import settings
 
 async def page():
-    rows, cursor = await reading.of_country(sys.argv[2], sys.argv[3] or None, 100, None, settings())
+    rows, cursor = await reading.of_country(sys.argv[2], sys.argv[3] or None, 100, Server(), settings())
     await postgrest.close_shared()
     return [[row["message_id"] for row in rows], cursor]
 

@@ -5,28 +5,32 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from services.whatsapp.actors import Actor, Member, Server
 from services.whatsapp.flows import watching
 from services.whatsapp.flows.watching import Watch, one_more
 from services.whatsapp.refusals import RefusalError
+
+ANA = Member("ana", "of ana")
+EXPIRED = Member("ana", "expired")
 
 
 class Shelf:
     """Something to read; remembers who asked for what."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str | None, list[int]]] = []
+        self.asked: list[tuple[Actor, list[int]]] = []
 
-    async def read(self, token: str | None, keys: Sequence[int]) -> Mapping[int, str]:
-        self.asked.append((token, list(keys)))
-        if token == "expired":
-            raise ValueError(token)
-        return {key: f"{token} {key}" for key in keys if key > 0}
+    async def read(self, actor: Actor, keys: Sequence[int]) -> Mapping[int, str]:
+        self.asked.append((actor, list(keys)))
+        if actor == EXPIRED:
+            raise ValueError(actor)
+        return {key: f"{actor.member_id} {key}" for key in keys if key > 0}
 
 
 async def test_a_thousand_who_wait_with_one_token_cost_one_read() -> None:
     shelf = Shelf()
     watch = Watch(shelf.read, every=0.01)
-    seen = await asyncio.gather(*(watch.look("ana", [number % 50 + 1]) for number in range(1000)))
+    seen = await asyncio.gather(*(watch.look(ANA, [number % 50 + 1]) for number in range(1000)))
     assert all(found[number % 50 + 1] == f"ana {number % 50 + 1}" for number, found in enumerate(seen))
     assert len(shelf.asked) == 1
 
@@ -34,15 +38,15 @@ async def test_a_thousand_who_wait_with_one_token_cost_one_read() -> None:
 async def test_nobody_is_read_for_with_the_token_of_another() -> None:
     shelf = Shelf()
     watch = Watch(shelf.read, every=0.01)
-    ana, server = await asyncio.gather(watch.look("ana", [1, 2]), watch.look(None, [2, 3]))
+    ana, server = await asyncio.gather(watch.look(ANA, [1, 2]), watch.look(Server(), [2, 3]))
     assert (ana, server) == ({1: "ana 1", 2: "ana 2"}, {2: "None 2", 3: "None 3"})
-    assert sorted(shelf.asked, key=str) == sorted([("ana", [1, 2]), (None, [2, 3])], key=str)
+    assert sorted(shelf.asked, key=str) == sorted([(ANA, [1, 2]), (Server(), [2, 3])], key=str)
 
 
 async def test_the_trouble_of_one_token_is_no_trouble_of_another() -> None:
     watch = Watch(Shelf().read, every=0.01)
     ana, *others = await asyncio.gather(
-        watch.look("ana", [1]), watch.look("expired", [1]), watch.look("expired", [2]), return_exceptions=True
+        watch.look(ANA, [1]), watch.look(EXPIRED, [1]), watch.look(EXPIRED, [2]), return_exceptions=True
     )
     assert ana == {1: "ana 1"}
     assert [type(each) for each in others] == [ValueError, ValueError]
@@ -51,7 +55,7 @@ async def test_the_trouble_of_one_token_is_no_trouble_of_another() -> None:
 async def test_a_read_is_of_a_bounded_size() -> None:
     shelf = Shelf()
     watch = Watch(shelf.read, every=0.01)
-    found = await watch.look("ana", list(range(1, 251)))
+    found = await watch.look(ANA, list(range(1, 251)))
     assert len(found) == 250
     assert [len(keys) for _, keys in shelf.asked] == [100, 100, 50]
 
@@ -59,24 +63,24 @@ async def test_a_read_is_of_a_bounded_size() -> None:
 async def test_who_hangs_up_is_not_read_for_and_the_next_look_works() -> None:
     shelf = Shelf()
     watch = Watch(shelf.read, every=0.01)
-    gone = asyncio.create_task(watch.look("ana", [1]))
+    gone = asyncio.create_task(watch.look(ANA, [1]))
     await asyncio.sleep(0)
     gone.cancel()
-    assert await watch.look("ana", [2]) == {2: "ana 2"}
-    assert await watch.look("ana", [3]) == {3: "ana 3"}
+    assert await watch.look(ANA, [2]) == {2: "ana 2"}
+    assert await watch.look(ANA, [3]) == {3: "ana 3"}
     assert [keys for _, keys in shelf.asked] == [[2], [3]]
 
 
 def test_a_user_has_only_so_many_calls_under_way_and_others_theirs() -> None:
-    held = [one_more("ana") for _ in range(watching.MOST_OF_A_USER)]
+    held = [one_more(ANA) for _ in range(watching.MOST_OF_A_USER)]
     for each in held:
         each.__enter__()
-    with pytest.raises(RefusalError) as refused, one_more("ana"):
+    with pytest.raises(RefusalError) as refused, one_more(ANA):
         pass
     assert (refused.value.code, refused.value.status) == ("too_many_polls", 429)
-    with one_more("eva"), one_more(None):
+    with one_more(Member("eva", "of eva")), one_more(Server()):
         pass
     for each in held:
         each.__exit__(None, None, None)
-    with one_more("ana"):
+    with one_more(ANA):
         pass
