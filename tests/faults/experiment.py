@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -17,10 +18,12 @@ from tests.faults.books import Books, compare
 from tests.faults.site import Site, Size, running_site
 from tests.faults.traffic import Traffic, Volume, cron
 
-REST = 180.0
-"""Seconds after the last fault within which everything must have come to an end."""
+PATIENCE = 180.0
+"""Seconds after the last fault in which something must come nearer to its end, again and again until all has ended."""
 _GROWTH = 1.3
 _SLACK_KB = 24_000
+_THREADS = 32
+"""For all that blocks: by default there are a few, and whoever mends would wait for whoever writes."""
 _ENOUGH = 20
 """Samples of memory that are worth a verdict: a short run ends while everything still warms up."""
 
@@ -37,6 +40,8 @@ class Run:
     seconds: float = 0
     rest: float = 0
     resumed: int = 0
+    gateway_starts: Counter[str] = field(default_factory=Counter)
+    """How often Supabase Lite was started again though no fault had killed it, and why."""
     noise: Counter[str] = field(default_factory=Counter)
     """Lines of the workers' logs that should not be there."""
 
@@ -48,15 +53,17 @@ async def run(folder: Path, *, messages: int, faults: int, seed: int, seconds: f
     for fault in done.faults:
         print(fault, flush=True)
     random = Random(seed)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
     async with running_site(folder, size or Size(), random) as site:
         volume = Volume(messages, seconds, rows=min(1000, max(20, messages // 100)))
         async with (
             contextlib.aclosing(_Traffic(site, volume, random)) as traffic,
-            _in_background(site.keep_alive(), cron(site), _watch_memory(site, done)),
+            _in_background(site.keep_alive(), site.keep_gateway_alive(), cron(site), _watch_memory(site, done)),
         ):
             await asyncio.gather(traffic.run(), _inflict(site, done))
             await _come_to_rest(site, traffic, done)
             done.books = await asyncio.to_thread(compare, site)
+        done.gateway_starts = site.gateway_starts
         _read_logs(site, done)
     _check_memory(done)
     done.seconds = time.monotonic() - begin
@@ -70,17 +77,12 @@ class _Traffic(Traffic):
 
 @contextlib.asynccontextmanager
 async def _in_background(*forever: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run these until the block ends. One that fails fails the block's end."""
-    tasks = [asyncio.create_task(each) for each in forever]
-    try:
+    """Run these until the block ends. One that fails ends the block: without it the rest proves nothing."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in forever]
         yield
-    finally:
         for task in tasks:
-            if not task.done():
-                task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
+            task.cancel()
 
 
 async def _inflict(site: Site, done: Run) -> None:
@@ -96,19 +98,24 @@ async def _inflict(site: Site, done: Run) -> None:
 
 async def _come_to_rest(site: Site, traffic: Traffic, done: Run) -> None:
     """No more faults. Customers go on writing now and then, so that the feed proves itself alive."""
-    begin = time.monotonic()
+    begin = moved = time.monotonic()
+    least: int | None = None
     await asyncio.to_thread(site.wake_everything)
-    while time.monotonic() - begin < REST:
+    while time.monotonic() - moved < PATIENCE:
         for number in site.graph.world.numbers:
             await traffic.customer_writes(number.country_id, number.account_id, "+" + number.display_phone_number)
-        if await asyncio.to_thread(_at_rest, site, done):
+        left = await asyncio.to_thread(_left, site, done)
+        if left == 0:
             break
+        if left is not None and (least is None or left < least):
+            least, moved = left, time.monotonic()
         await asyncio.sleep(1)
     done.rest = time.monotonic() - begin
 
 
-def _at_rest(site: Site, done: Run) -> bool:
-    """Nothing is left to send or to tell. A campaign that paused for its failures is resumed, as by a person."""
+def _left(site: Site, done: Run) -> int | None:
+    """How much is left to send, or, when that is nothing, whether something is left to tell; None if nobody can say.
+    A campaign that paused for its failures is resumed, as by a person."""
     try:
         for row in site.all("select country_id, campaign_id from whatsapp.campaigns where state = 'paused'"):
             site.all(
@@ -116,10 +123,10 @@ def _at_rest(site: Site, done: Run) -> bool:
             )
             done.resumed += 1
         left = "select from whatsapp.queue union all select from whatsapp.campaigns where state = 'running'"
-        waiting = site.all(f"select count(*) as n from ({left}) left_over")[0]["n"]
+        waiting = int(site.all(f"select count(*) as n from ({left}) left_over")[0]["n"])
     except psycopg.OperationalError:
-        return False
-    return waiting == 0 and site.graph.counts().webhooks.settled
+        return None
+    return waiting or (0 if site.graph.counts().webhooks.settled else 1)
 
 
 async def _watch_memory(site: Site, done: Run) -> None:

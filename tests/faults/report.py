@@ -24,6 +24,7 @@ def markdown(done: Run, bodies: Mapping[str, int] | None = None) -> str:
         table("Ended unknown, by cause", dict(books.unknowns.most_common())),
         "## Doubled by policy, one by one\n\n" + ("\n".join(f"- {each}" for each in books.doubles) or "None."),
         table("Faults", dict(done.inflicted.most_common())),
+        table("Supabase Lite started again beyond that, and why", dict(done.gateway_starts.most_common())),
         table("Memory, KB when warm and at the end", memory(done)),
         table("Lines in the logs that should not be there", {word: n for word, n in done.noise.items() if n}),
     ]

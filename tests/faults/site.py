@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.faults.way import Way
+from tests.faults.way import Way, running_way
 from tests.graph import Graph, World, graph_process
 from tests.local import processes
 from tests.local.stack import ROOT, Stack, clean_environment, running_stack
@@ -29,9 +31,9 @@ Row = dict[str, Any]
 COUNTRIES = ("MX", "CO")
 POLICIES = {"main": "requeue_once", "strict": "fail"}
 """The accounts of each country, and what becomes of their messages whose outcome stays unknown."""
-
-
 _GATEWAY_TRIES = 5
+_GATEWAY_SILENT = 20.0
+"""Seconds without an answer after which Supabase Lite is taken for hung: more than any of our calls may take."""
 
 
 @dataclass(frozen=True)
@@ -119,30 +121,56 @@ class Site:
     """Drainers beyond the usual ones; they rest until they are called in."""
     repairs: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever breaks or mends the database or the gateway: one at a time."""
+    gateway_starts: Counter[str] = field(default_factory=Counter)
+    """How often it was started again beyond the faults, and why."""
 
     @property
     def workers(self) -> list[Worker]:
         return [*self.functions, *self.drainers, *self.extra]
 
     async def keep_alive(self) -> None:
-        """Start again whatever has ended, for ever: what a host does. Supabase Lite ends by itself, too, where its
-        driver meets a Postgres that is just starting."""
+        """Start again whatever has ended, for ever: what a host does."""
         while True:
             for worker in self.workers:
                 worker.revive()
-            if self.stack.lite.process.process.poll() is not None and not self.repairs.locked():
-                async with self.repairs:
-                    await asyncio.to_thread(self.start_gateway)
             await asyncio.sleep(0.2)
 
+    async def keep_gateway_alive(self) -> None:
+        """Start Supabase Lite again, for ever, when it has ended, as it does where its driver meets a Postgres that is
+        just starting, and when it is there and answers nobody any more, as it is after many crashes of Postgres."""
+        silent_since: float | None = None
+        async with httpx.AsyncClient(timeout=_GATEWAY_SILENT, trust_env=False) as http:
+            while True:
+                await asyncio.sleep(0.2)
+                asked = time.monotonic()
+                if self.repairs.locked() or await self._gateway_answers(http) or self.repairs.locked():
+                    silent_since = None
+                    continue
+                ended = self.stack.lite.process.process.poll() is not None
+                silent_since = silent_since or asked
+                if ended or time.monotonic() - silent_since > _GATEWAY_SILENT:
+                    async with self.repairs:
+                        await asyncio.to_thread(self.start_gateway)
+                    self.gateway_starts["ended" if ended else "hung"] += 1
+
+    async def _gateway_answers(self, http: httpx.AsyncClient) -> bool:
+        """Whether a call gets to the database and back; no call of ours, which could be held up by a lock."""
+        headers = {"apikey": self.stack.secret_key, "content-profile": "whatsapp"}
+        try:
+            answer = await http.post(f"{self.stack.rest_url}/rest/v1/rpc/clock", json={}, headers=headers)
+        except httpx.TransportError:
+            return False
+        return answer.is_success
+
     def start_gateway(self) -> None:
-        """Start Supabase Lite as soon as Postgres is up, again if it ends at once."""
+        """Start Supabase Lite as soon as Postgres is up, again if it ends at once or does not answer."""
         for _ in range(_GATEWAY_TRIES - 1):
+            self.stack.lite.crash()
             self.stack.postgres.wait_until_up()
             with contextlib.suppress(RuntimeError):
                 return self.stack.lite.start_again()
-        self.stack.lite.start_again()
-        return None
+        self.stack.lite.crash()
+        return self.stack.lite.start_again()
 
     def wake_everything(self) -> None:
         """Whatever was frozen, killed or resting runs again."""
@@ -185,9 +213,7 @@ async def running_site(folder: Path, size: Size, random: Random) -> AsyncIterato
         )
         graph.callback(f"{url}/webhook", timeout_ms=5_000, retry_ms=200, retry_most_ms=1_000, connections=8)
         stack = await asyncio.to_thread(cleanup.enter_context, running_stack(functions=None, durable=True))
-        way = Way(stack.rest_url, random)
-        cleanup.push_async_callback(way.stop)
-        await way.start()
+        way = cleanup.enter_context(running_way(stack.rest_url, random.getrandbits(32), folder / "way.log"))
         env = clean_environment() | stack.env() | graph.env()
         env |= {"SUPABASE_URL": way.url, "WHATSAPP_DRAIN_CONCURRENCY": "60", "WHATSAPP_LOG_LEVEL": "warning"}
         site = Site(stack, graph, way, size, folder, url, [], [])

@@ -18,6 +18,9 @@ from tests.graph.world import random_phone
 Json = dict[str, Any]
 PASSING = (408, 425, 429)
 """Statuses below 500 that ask for patience."""
+_AT_ONCE = 100
+"""Calls of all callers under way. Without a bound an outage of minutes leaves thousands of callers who ask every two
+seconds, and from then on nobody is answered any more: not even this process's own part of the experiment."""
 _LANGUAGE = {"code": "es_MX"}
 OFFER: Json = {"name": "spring_offer", "language": "es_MX"}
 PLAIN: Json = {"name": "plain", "language": "es_MX"}
@@ -47,6 +50,7 @@ class Traffic:
         self._http = httpx.AsyncClient(
             base_url=site.url, timeout=15, trust_env=False, limits=httpx.Limits(max_keepalive_connections=20)
         )
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
         self.asked = 0
 
     async def close(self) -> None:
@@ -150,7 +154,8 @@ class Traffic:
         patience = 1 if self._random.random() < 0.02 else 200
         for attempt in itertools.count(1):
             try:
-                answer = await self._http.post(path, json=call, headers=headers)
+                async with self._at_once:
+                    answer = await self._http.post(path, json=call, headers=headers)
             except httpx.TransportError:
                 answer = None
             if answer is not None and answer.status_code < 500 and answer.status_code not in PASSING:

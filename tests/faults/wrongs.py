@@ -83,7 +83,7 @@ async def kill_gateway(site: Site, random: Random) -> None:
 def _way(mood: str, shortest: float, longest: float) -> Wrong:
     async def wrong(site: Site, random: Random) -> None:
         seconds, share = random.uniform(shortest, longest), random.choice((0.2, 0.5, 1))
-        site.way.be(mood, seconds, share)
+        await asyncio.to_thread(site.way.be, mood, seconds, share)
         await asyncio.sleep(seconds)
 
     return wrong
