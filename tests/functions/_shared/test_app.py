@@ -164,6 +164,7 @@ async def test_a_websocket_is_turned_away() -> None:
         ("functions._shared.body", ["starlette.requests"]),
         ("functions._shared.auth", ["starlette.requests", "cryptography"]),
         ("services.whatsapp.settings", ["dotenv"]),
+        ("services.whatsapp.runtime", ["dotenv", "tenacity"]),
     ],
 )
 def test_imports_stay_light(module: str, heavy: list[str]) -> None:
