@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults dev check format migrations bench lock clean
+.PHONY: help setup demo test faults dev say check format migrations bench lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -32,6 +32,9 @@ faults: $(READY) ## the experiment: 200,000 messages under 500 real faults, and 
 
 dev: $(READY) ## start the local stack and leave it running
 	@$(RUN) -m tests.local.dev
+
+say: $(READY) ## somebody writes to a number of `make dev`: make say COUNTRY=MX TEXT=hola
+	@COUNTRY="$(COUNTRY)" ACCOUNT="$(ACCOUNT)" FROM="$(FROM)" TEXT="$(TEXT)" $(RUN) -m tests.local.say
 
 check: $(READY) ## format, lint, types and the walls between the modules
 	@$(RUN) -m ruff format --check .

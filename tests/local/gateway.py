@@ -30,7 +30,9 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(_PROXIED):
-            response = await self._forward(Request(scope, receive))
+            request = Request(scope, receive)
+            response = Response(status_code=204) if request.method == "OPTIONS" else await self._forward(request)
+            _allow_browsers(request, response)
             await response(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._functions(scope, self._closing(receive), send)
@@ -63,6 +65,14 @@ class Gateway:
             if name.lower() not in _NOT_RETURNED:
                 response.headers.append(name, value)
         return response
+
+
+def _allow_browsers(request: Request, response: Response) -> None:
+    """Any origin and any header, as hosted Supabase answers browsers; Lite answers no preflight."""
+    response.headers["access-control-allow-origin"] = "*"
+    response.headers["access-control-allow-methods"] = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+    response.headers["access-control-allow-headers"] = request.headers.get("access-control-request-headers", "*")
+    response.headers["access-control-expose-headers"] = "content-range, content-location, location, range-unit"
 
 
 def app() -> ASGIApp:

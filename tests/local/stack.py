@@ -62,6 +62,7 @@ def running_stack(
     durable: bool = False,
     connections: int = 10,
     ports: Mapping[str, int] | None = None,
+    reload: bool = False,
     supabase: Path = migrations.SUPABASE,
 ) -> Iterator[Stack]:
     """Start everything, apply the migrations, stop everything at the end, even when this process is killed.
@@ -70,7 +71,8 @@ def running_stack(
     beside the APIs, or None for none; it runs in its own process with `functions_env` and the stack's own variables,
     and sees no other variable of the product, from the environment or from `.env`.
     `durable` turns fsync on: for measurements, and for any proof about crashes. `connections` is the pool of Lite.
-    `ports` may fix "postgres", "lite" and "gateway", else free ones are taken.
+    `ports` may fix "postgres", "lite" and "gateway", else free ones are taken. `reload`: the functions are loaded
+    anew when their code changes.
     """
     with ExitStack() as cleanup:
         directory = (data_dir or _temporary_directory(cleanup)).resolve()
@@ -97,7 +99,7 @@ def running_stack(
             lite=api,
         )
         if functions:
-            cleanup.callback(_start_functions(stack, functions, port, functions_env or {}).stop)
+            cleanup.callback(_start_functions(stack, functions, port, functions_env or {}, reload=reload).stop)
         yield stack
 
 
@@ -152,8 +154,12 @@ def _temporary_directory(cleanup: ExitStack) -> Path:
     return directory
 
 
-def _start_functions(stack: Stack, functions: str, port: int, extra: Mapping[str, str]) -> processes.Child:
+def _start_functions(
+    stack: Stack, functions: str, port: int, extra: Mapping[str, str], *, reload: bool = False
+) -> processes.Child:
     command = [sys.executable, "-m", "uvicorn", "--factory", "tests.local.gateway:app", "--no-access-log"]
+    if reload:
+        command += ["--reload", "--reload-dir", "functions", "--reload-dir", "services"]
     child = processes.spawn(
         "functions",
         [*command, "--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"],
