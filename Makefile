@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults dev say check format migrations bench lock clean
+.PHONY: help setup demo test faults dev say check format migrations release bench lock clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -52,6 +52,9 @@ format: $(READY) ## put the code into its format
 
 migrations: $(READY) ## write supabase/migrations from supabase/schemas, where SQL is edited
 	@$(RUN) -m tests.local.sources
+
+release: $(READY) ## release the schema as it stands: its migration never changes again
+	@$(RUN) -m tests.local.sources release
 
 bench: $(READY) ## measure, side by side with what else there is
 	@$(RUN) -m tests.benchmarks

@@ -1,5 +1,5 @@
--- The clock: where pg_cron and pg_net are to be had (hosted Supabase), two jobs call our functions. Elsewhere this file does nothing,
--- and any other scheduler can POST to the same addresses with a secret key.
+-- The clock: where pg_cron, pg_net and Vault are to be had (hosted Supabase), two jobs call our functions. Elsewhere this file does nothing but say
+-- so, and any other scheduler can POST to the same addresses with a secret key. Nothing here may fail: a schedule is not worth a migration.
 --
 -- The address and the key come from Vault at each tick, so they can be changed without a migration. Until they are set, a tick does nothing:
 --   select vault.create_secret('https://functions.example.com/functions/v1', 'whatsapp_functions_url');
@@ -9,10 +9,6 @@
 
 do $$
 begin
-  if (select count(*) from pg_catalog.pg_available_extensions where name in ('pg_cron', 'pg_net', 'supabase_vault')) < 3 then
-    raise notice 'pg_cron, pg_net or vault is not available: schedule queue-drain and templates-sync by other means';
-    return;
-  end if;
   create extension if not exists pg_cron;
   create extension if not exists pg_net with schema extensions;
   create extension if not exists supabase_vault;
@@ -31,9 +27,17 @@ begin
     $body$
   $sql$;
 
-  perform cron.schedule('whatsapp-queue-drain', '15 seconds', $job$ select whatsapp_internal.call_function('queue-drain') $job$);
+  begin
+    perform cron.schedule('whatsapp-queue-drain', '15 seconds', $job$ select whatsapp_internal.call_function('queue-drain') $job$);
+  exception when others then
+    -- Seconds are known to pg_cron from 1.5 on.
+    perform cron.schedule('whatsapp-queue-drain', '* * * * *', $job$ select whatsapp_internal.call_function('queue-drain') $job$);
+    raise warning 'queue-drain is called once a minute only: %', sqlerrm;
+  end;
   perform cron.schedule('whatsapp-templates-sync', '*/15 * * * *', $job$ select whatsapp_internal.call_function('templates-sync') $job$);
   perform cron.schedule('whatsapp-cron-history', '7 3 * * *',
     $job$ delete from cron.job_run_details where end_time < now() - interval '3 days' $job$);
+exception when others then
+  raise warning 'nothing is scheduled: call queue-drain and templates-sync by other means (%)', sqlerrm;
 end
 $$;

