@@ -100,6 +100,7 @@ create table whatsapp.throttles (
   held_until timestamptz,
   rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
   webhook_seen_at timestamptz,
+  told_until timestamptz,
   feed_since timestamptz not null default now(),
   swept_at timestamptz not null default now(),
   primary key (country_id, account_id),
@@ -109,6 +110,7 @@ comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims 
 comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
 comment on column whatsapp.throttles.paced_at is 'When the two before were last moved. A clock that shows less has been moved back, and they are moved back with it.';
 comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
+comment on column whatsapp.throttles.told_until is 'How far its feed has come: the latest time, by Meta''s clock, of what its webhooks have told.';
 comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
 comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';
 comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
@@ -3709,16 +3711,23 @@ language plpgsql volatile set search_path = ''
 as $$
 begin
   -- After a silence as long as the deadline of unknowns nobody can tell it from webhooks that did not reach us.
-  insert into whatsapp.throttles as t (country_id, account_id, webhook_seen_at)
-  select distinct a.country_id, a.account_id, now()
-  from unnest(p_events) i
-  join whatsapp.accounts a on a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id'
+  insert into whatsapp.throttles as t (country_id, account_id, webhook_seen_at, told_until)
+  select a.country_id, a.account_id, now(), i.told_until
+  from (
+    -- A thing without a time of its own tells nothing of how far the feed has come.
+    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id,
+      max(case when i ->> 'at' is not null then whatsapp_internal.event_time((i ->> 'at')::double precision) end) as told_until
+    from unnest(p_events) i group by 1, 2
+  ) i
+  join whatsapp.accounts a on a.country_id = i.country_id and a.account_id = i.account_id
   where not exists (
     select from whatsapp.throttles t
-    where t.country_id = a.country_id and t.account_id = a.account_id and t.webhook_seen_at > now() - interval '1 second')
+    where t.country_id = a.country_id and t.account_id = a.account_id and t.webhook_seen_at > now() - interval '1 second'
+      and coalesce(i.told_until <= t.told_until + interval '1 second', i.told_until is null))
   order by 1, 2
   on conflict (country_id, account_id) do update
   set webhook_seen_at = excluded.webhook_seen_at,
+    told_until = greatest(t.told_until, excluded.told_until),
     feed_since = case when t.webhook_seen_at >= now() - interval '1 second' - (
         select a.unknown_deadline from whatsapp.accounts a where a.country_id = t.country_id and a.account_id = t.account_id)
       then t.feed_since else now() end;
@@ -3829,8 +3838,9 @@ create or replace function whatsapp_internal.feed_since(known timestamptz, swept
 language sql stable parallel safe
 return case when swept_at < now() - least(unknown_deadline, interval '2 minutes') then now() else known end;
 
--- When is a message proved unsent? Had Meta taken it, its status would have come. So the proof is a webhook of the number that came after the
--- deadline, counted from when nothing could be posted any more, while this one's status still had not. A silent feed proves nothing.
+-- When is a message proved unsent? Had Meta taken it, its status would have come. So the proof is a webhook of the number that tells of something
+-- after the deadline, counted from when nothing could be posted any more, while this one's status still had not come. A silent feed proves
+-- nothing, nor does one that lags: what happened long ago may be told now, and what happened to this message later.
 --
 -- Nor does a living one, if there was a gap since the attempt in which the status may have been missed: Meta brings it again, but at growing
 -- intervals, later than what is new. A gap is a time in which we were away (sweep did not run for two minutes, or for the deadline), or in
@@ -3842,7 +3852,7 @@ language plpgsql volatile set search_path = ''
 as $$
 begin
   with due as materialized (
-    select q.country_id, q.message_id, q.leased_at, coalesce(t.webhook_seen_at >= provable.at, false) as proved,
+    select q.country_id, q.message_id, q.leased_at, coalesce(t.told_until >= provable.at, false) as proved,
       greatest(provable.at, now() + least(a.unknown_deadline, interval '1 minute')) as look_again_at,
       a.unknown_policy = 'requeue_once' and q.unknown_requeues = 0
         and whatsapp_internal.lane_of(m.kind, m.category) in ('reply', 'utility') as again

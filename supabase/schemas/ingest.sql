@@ -534,16 +534,23 @@ language plpgsql volatile set search_path = ''
 as $$
 begin
   -- After a silence as long as the deadline of unknowns nobody can tell it from webhooks that did not reach us.
-  insert into whatsapp.throttles as t (country_id, account_id, webhook_seen_at)
-  select distinct a.country_id, a.account_id, now()
-  from unnest(p_events) i
-  join whatsapp.accounts a on a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id'
+  insert into whatsapp.throttles as t (country_id, account_id, webhook_seen_at, told_until)
+  select a.country_id, a.account_id, now(), i.told_until
+  from (
+    -- A thing without a time of its own tells nothing of how far the feed has come.
+    select i ->> 'country_id' as country_id, i ->> 'account_id' as account_id,
+      max(case when i ->> 'at' is not null then whatsapp_internal.event_time((i ->> 'at')::double precision) end) as told_until
+    from unnest(p_events) i group by 1, 2
+  ) i
+  join whatsapp.accounts a on a.country_id = i.country_id and a.account_id = i.account_id
   where not exists (
     select from whatsapp.throttles t
-    where t.country_id = a.country_id and t.account_id = a.account_id and t.webhook_seen_at > now() - interval '1 second')
+    where t.country_id = a.country_id and t.account_id = a.account_id and t.webhook_seen_at > now() - interval '1 second'
+      and coalesce(i.told_until <= t.told_until + interval '1 second', i.told_until is null))
   order by 1, 2
   on conflict (country_id, account_id) do update
   set webhook_seen_at = excluded.webhook_seen_at,
+    told_until = greatest(t.told_until, excluded.told_until),
     feed_since = case when t.webhook_seen_at >= now() - interval '1 second' - (
         select a.unknown_deadline from whatsapp.accounts a where a.country_id = t.country_id and a.account_id = t.account_id)
       then t.feed_since else now() end;

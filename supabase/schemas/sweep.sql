@@ -81,8 +81,9 @@ create or replace function whatsapp_internal.feed_since(known timestamptz, swept
 language sql stable parallel safe
 return case when swept_at < now() - least(unknown_deadline, interval '2 minutes') then now() else known end;
 
--- When is a message proved unsent? Had Meta taken it, its status would have come. So the proof is a webhook of the number that came after the
--- deadline, counted from when nothing could be posted any more, while this one's status still had not. A silent feed proves nothing.
+-- When is a message proved unsent? Had Meta taken it, its status would have come. So the proof is a webhook of the number that tells of something
+-- after the deadline, counted from when nothing could be posted any more, while this one's status still had not come. A silent feed proves
+-- nothing, nor does one that lags: what happened long ago may be told now, and what happened to this message later.
 --
 -- Nor does a living one, if there was a gap since the attempt in which the status may have been missed: Meta brings it again, but at growing
 -- intervals, later than what is new. A gap is a time in which we were away (sweep did not run for two minutes, or for the deadline), or in
@@ -94,7 +95,7 @@ language plpgsql volatile set search_path = ''
 as $$
 begin
   with due as materialized (
-    select q.country_id, q.message_id, q.leased_at, coalesce(t.webhook_seen_at >= provable.at, false) as proved,
+    select q.country_id, q.message_id, q.leased_at, coalesce(t.told_until >= provable.at, false) as proved,
       greatest(provable.at, now() + least(a.unknown_deadline, interval '1 minute')) as look_again_at,
       a.unknown_policy = 'requeue_once' and q.unknown_requeues = 0
         and whatsapp_internal.lane_of(m.kind, m.category) in ('reply', 'utility') as again

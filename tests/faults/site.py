@@ -206,12 +206,12 @@ async def running_site(folder: Path, size: Size, random: Random) -> AsyncIterato
     async with contextlib.AsyncExitStack() as cleanup:
         listener = cleanup.enter_context(listening())
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        plan: Row = {"sent_ms": 5, "delivered_ms": 60, "read_ms": 150, "jitter": 0.5, "batch": 8, "batch_wait_ms": 20}
+        plan: Row = {"sent_ms": 5, "delivered_ms": 60, "read_ms": 150, "jitter": 0.5, "batch": 20, "batch_wait_ms": 50}
         plan |= {"shuffle_share": 0.1, "duplicate_share": 0.1, "lost_share": 0.02, "read_share": 0.6}
         graph = cleanup.enter_context(
             graph_process(world, latency_ms=30, callback_url=f"{url}/webhook", book=folder / "meta.jsonl", **plan)
         )
-        graph.callback(f"{url}/webhook", timeout_ms=5_000, retry_ms=200, retry_most_ms=1_000, connections=8)
+        graph.callback(f"{url}/webhook", timeout_ms=5_000, retry_ms=200, retry_most_ms=1_000, connections=32)
         stack = await asyncio.to_thread(cleanup.enter_context, running_stack(functions=None, durable=True))
         way = cleanup.enter_context(running_way(stack.rest_url, random.getrandbits(32), folder / "way.log"))
         env = clean_environment() | stack.env() | graph.env()

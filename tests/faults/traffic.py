@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 import httpx
+from httpx_aiohttp import AiohttpTransport
 
 from tests.faults.ledger import NO, NOTHING, YES, Book
 from tests.faults.site import COUNTRIES, POLICIES, Site, Worker
@@ -47,9 +48,7 @@ class Traffic:
         self._book = Book(site.folder / "callers.jsonl")
         self._accounts = [(country, account) for country in COUNTRIES for account in POLICIES]
         self._writers: list[tuple[str, str, str]] = []
-        self._http = httpx.AsyncClient(
-            base_url=site.url, timeout=15, trust_env=False, limits=httpx.Limits(max_keepalive_connections=20)
-        )
+        self._http = httpx.AsyncClient(base_url=site.url, timeout=15, trust_env=False, transport=AiohttpTransport())
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self.asked = 0
 

@@ -37,8 +37,9 @@ class Hours:
     def __init__(self, land: Land) -> None:
         self._land = land
 
-    def passes(self, minutes: float, *, swept: bool = True, heard: bool = True) -> None:
-        """So much time goes by, minute by minute: sweep runs (`swept`), and people write (`heard`), or not."""
+    def passes(self, minutes: float, *, swept: bool = True, heard: bool = True, late: float = 0) -> None:
+        """So much time goes by, minute by minute: sweep runs (`swept`), and people write (`heard`), or not; what they
+        write comes `late` by so many minutes."""
         for minute in range(ceil(minutes)):
             span = min(1.0, minutes - minute)
             for table, columns in self._times.items():
@@ -48,14 +49,14 @@ class Hours:
                     f"update whatsapp.{table} set {changes} {where}", *[span] * len(columns), self._land.country_id
                 )
             if heard:
-                self._land.ingest(self._land.writes(some_phone(), time.time()))
+                self._land.ingest(self._land.writes(some_phone(), time.time() - 60 * late))
             if swept:
                 self._land.sweep()
 
     _times: ClassVar = {
         "queue": ("leased_at", "leased_until", "unknown_until"),
         "leases": ("leased_at", "leased_until"),
-        "throttles": ("webhook_seen_at", "feed_since", "swept_at"),
+        "throttles": ("webhook_seen_at", "told_until", "feed_since", "swept_at"),
     }
 
 
@@ -93,6 +94,25 @@ def test_one_webhook_just_after_the_attempt_proves_nothing(land: Land, clock: Ho
 
     assert state(land, message) == "unknown"
     assert land.claim()["leases"] == []
+
+
+def test_a_feed_that_lags_proves_nothing_of_what_it_has_not_come_to(land: Land, clock: Hours) -> None:
+    """Webhooks come all the while, each a quarter of an hour after what it tells of: this one may be told of next."""
+    message = unknown(land, "plain")
+    clock.passes(24, late=15)
+    assert state(land, message) == "unknown"
+
+    clock.passes(3, late=15)
+    assert state(land, message) == "queued"
+
+
+def test_what_has_no_time_of_its_own_does_not_move_the_feed(land: Land, clock: Hours) -> None:
+    message = unknown(land, "plain")
+    for _ in range(20):
+        clock.passes(1, heard=False)
+        land.ingest(land.writes(some_phone(), 0) | {"kind": "ignored", "at": None})
+
+    assert state(land, message) == "unknown"
 
 
 def test_an_outage_of_ours_restarts_the_wait_for_as_long_as_it_lasted(land: Land, clock: Hours) -> None:

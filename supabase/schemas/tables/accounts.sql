@@ -50,6 +50,7 @@ create table whatsapp.throttles (
   held_until timestamptz,
   rate_factor real not null default 1 check (rate_factor > 0 and rate_factor <= 1),
   webhook_seen_at timestamptz,
+  told_until timestamptz,
   feed_since timestamptz not null default now(),
   swept_at timestamptz not null default now(),
   primary key (country_id, account_id),
@@ -59,6 +60,7 @@ comment on table whatsapp.throttles is 'The hot row of a number. Whoever claims 
 comment on column whatsapp.throttles.next_slot_at is 'The next free slot of the token bucket: claims hand out slots slot_step apart; inbound messages use slots too.';
 comment on column whatsapp.throttles.paced_at is 'When the two before were last moved. A clock that shows less has been moved back, and they are moved back with it.';
 comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
+comment on column whatsapp.throttles.told_until is 'How far its feed has come: the latest time, by Meta''s clock, of what its webhooks have told.';
 comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
 comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';
 comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
