@@ -1,7 +1,7 @@
 """The kinds of outbound messages: what the `send` function takes, checked before anything is stored.
 
 A key Meta does not have is refused, not passed on: a misspelling is an error here, and not a message without its
-picture. A new kind of message is a model and one more row in `_KINDS`.
+picture. A new kind of message is a model and one more row in `KINDS`.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from services.whatsapp.meta.messages.reaction import ReactionMessage
 from services.whatsapp.meta.messages.template import TemplateMessage
 from services.whatsapp.meta.messages.text import TextMessage
 
-_KINDS: dict[str, type[Message]] = {
+KINDS: dict[str, type[Message]] = {
     "text": TextMessage,
     "template": TemplateMessage,
     "reaction": ReactionMessage,
@@ -48,11 +48,11 @@ def parse_message(value: object) -> Message:
     if kind in _NOT_IMPLEMENTED:
         reason = f"messages of type {kind} are not implemented yet"
         raise InvalidMessage("message_type_not_implemented", "message.type", reason)
-    if kind not in _KINDS:
+    if kind not in KINDS:
         raise InvalidMessage("message_type_unknown", "message.type", "Meta knows no such type")
     _refuse_unstorable(value, "message", 0)
     try:
-        return _KINDS[kind].model_validate(value)
+        return KINDS[kind].model_validate(value)
     except ValidationError as error:
         raise _explain(error.errors(include_url=False)[0]) from None
 

@@ -1,0 +1,59 @@
+"""What `consents` is asked: to record what many people said."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator
+
+from services.whatsapp.requests.fields import Country, Time, To, listed, text
+from services.whatsapp.requests.repeatable import Repeatable
+from services.whatsapp.requests.request import Else, Request, fault
+
+MOST = 10_000
+"""Rows of one call."""
+_LONGEST_HOW = 200
+_LONGEST_PROOF = 4096
+_OF_WEBHOOKS = frozenset({"meta", "stop_word"})
+
+
+def _of_people(how: str) -> str:
+    if how in _OF_WEBHOOKS:
+        raise fault("invalid_field", "meta and stop_word are written by webhooks only")
+    return how
+
+
+class Consent(Request):
+    """A row: what a person said. A bad one is refused alone."""
+
+    null_is_missing = frozenset({"to", "action", "how"})
+    not_an_object = ("invalid_recipient", "to", "a row is an object of to, action, how and more")
+
+    to: To
+    action: Annotated[Literal["opt_in", "opt_out"], Else("invalid_field", "it must be opt_in or opt_out")]
+    scope: Annotated[Literal["all", "marketing"], Else("invalid_field", "it must be all or marketing")] = "all"
+    at: Time | None = Field(None, description="When the person said it; default now. Not in the future.")
+    how: Annotated[
+        str,
+        *text(_LONGEST_HOW),
+        AfterValidator(_of_people),
+    ] = Field(description="Where it comes from, in your words: web form, store, import …")
+    proof: Annotated[str, *text(_LONGEST_PROOF)] | None = Field(
+        None, description="The words the person agreed to or wrote."
+    )
+
+
+class Consents(Repeatable):
+    """Facts, recorded one by one."""
+
+    country_id: Country
+    consents: Annotated[
+        list[Any],
+        PlainValidator(
+            listed(MOST), json_schema_input_type=Annotated[list[Consent], Field(min_length=1, max_length=MOST)]
+        ),
+    ]
+
+
+class ConsentsByCsv(Repeatable):
+    """The query of a call whose body is CSV."""
+
+    country_id: Country

@@ -1,0 +1,127 @@
+"""The fields that requests have in common, each with the words it is refused with."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, ValidationInfo
+
+from services.whatsapp.identity import InvalidRecipient, Recipient, parse_recipient
+from services.whatsapp.requests.request import Else, fault
+
+# ── Texts ─────────────────────────────────────────────────────────────────────────────────────────
+
+Country = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Z]{2}$", strict=True),
+    Else("invalid_field", "a country is two capital letters (ISO 3166-1), such as MX"),
+]
+Account = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", strict=True),
+    Else("invalid_field", "an account is lower-case letters, digits and hyphens"),
+]
+
+
+def text(longest: int) -> Any:
+    """The annotations of a text of 1 to so many characters, such as Postgres takes."""
+    return (
+        StringConstraints(min_length=1, max_length=longest, pattern=r"^[^\x00]*$", strict=True),
+        Else("invalid_field", f"it must be a text of 1 to {longest} characters"),
+    )
+
+
+Ref = Annotated[str, *text(200)]
+
+
+# ── Ids ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def uuid_or(code: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        """As we spell it, whatever spelling of a UUID was given."""
+        try:
+            # Python takes the digits of any script for digits.
+            if not isinstance(value, str) or not value.isascii():
+                raise ValueError
+            return str(UUID(value))
+        except ValueError:
+            raise fault(code, "it is not a UUID") from None
+
+    return read
+
+
+_UUID: Any = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+Uuid = Annotated[str, PlainValidator(uuid_or("invalid_field"), json_schema_input_type=_UUID)]
+Cursor = Annotated[str, PlainValidator(uuid_or("invalid_cursor"), json_schema_input_type=_UUID)]
+
+
+# ── Times ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _utc_or(code: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        """An ISO 8601 time with its offset, as ISO 8601 in UTC."""
+        try:
+            if not isinstance(value, str) or not value.isascii():
+                raise ValueError
+            given = datetime.fromisoformat(value)
+            if given.tzinfo is None:
+                raise ValueError
+            return given.astimezone(UTC).isoformat()
+        except (ValueError, OverflowError):
+            reason = "it must be an ISO 8601 time with its offset, such as 2026-12-24T09:00:00-06:00"
+            raise fault(code, reason) from None
+
+    return read
+
+
+_TIME: Any = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+SendAt = Annotated[str, PlainValidator(_utc_or("invalid_send_at"), json_schema_input_type=_TIME)]
+Time = Annotated[str, PlainValidator(_utc_or("invalid_field"), json_schema_input_type=_TIME)]
+
+
+# ── Recipients ────────────────────────────────────────────────────────────────────────────────────
+
+
+class ByBsuid(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    bsuid: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}\.(ENT\.)?[0-9A-Za-z]{1,128}$")]
+
+
+class ByContact(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    contact_id: _UUID
+
+
+_Phone = Annotated[str, Field(description="In E.164, or as a person of the country writes it.")]
+
+
+def _recipient(value: object, info: ValidationInfo) -> Recipient:
+    """Phone numbers are read as a person of the country writes them, which the request names before, or the call."""
+    country_id = info.context["country_id"] if info.context else info.data.get("country_id", "")
+    try:
+        return parse_recipient(value, country_id)
+    except InvalidRecipient as error:
+        raise fault(error.code, error.reason, field=error.field) from None
+
+
+To = Annotated[Recipient, PlainValidator(_recipient, json_schema_input_type=_Phone | ByBsuid | ByContact)]
+"""Whom a message goes to."""
+
+
+# ── Rows ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def listed(most: int) -> Callable[[object], list[Any]]:
+    """A list of 1 to `most` rows, of whatever kind."""
+
+    def read(value: object) -> list[Any]:
+        if not isinstance(value, list) or not value:
+            raise fault("invalid_field", "it is a list of at least one row")
+        if len(value) > most:
+            raise fault("too_many_recipients", limit=most)
+        return value
+
+    return read
