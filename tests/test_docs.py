@@ -11,8 +11,8 @@ from services.whatsapp.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README, WHATSAPP, ARCHITECTURE = ROOT / "README.md", ROOT / "docs" / "whatsapp.md", ROOT / "docs" / "architecture.md"
-CAMPAIGNS = ROOT / "docs" / "campaigns.md"
-DOCUMENTS = [pytest.param(path, id=path.name) for path in (README, WHATSAPP, ARCHITECTURE, CAMPAIGNS)]
+CAMPAIGNS, UPGRADING = ROOT / "docs" / "campaigns.md", ROOT / "docs" / "upgrading.md"
+DOCUMENTS = [pytest.param(path, id=path.name) for path in (README, WHATSAPP, ARCHITECTURE, CAMPAIGNS, UPGRADING)]
 CODE = ("functions", "services", "supabase")
 REQUIRED = {"SUPABASE_URL": "https://project.example", "SUPABASE_SECRET_KEY": "sb_secret_of_nobody"}
 

@@ -1,10 +1,13 @@
 """A database with rows in it upgrades from each released version: no row is lost, and the verbs go on."""
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.local import sources
@@ -44,6 +47,37 @@ def test_a_database_with_rows_upgrades(number: int, tmp_path: Path, fresh: Fresh
     after = _rows(database)
     assert {table: _as_before(rows, after[table]) for table, rows in before.items()} == before
     _goes_on(database)
+
+
+def test_the_verbs_go_on_while_it_upgrades(tmp_path: Path, fresh: Fresh) -> None:
+    supabase = next_release.released(tmp_path)
+    database = fresh()
+    run(database, [file for files in next_release.migrations(supabase).values() for file in files])
+    next_release.release_next(supabase)
+    (upgrade,) = next_release.migrations(supabase)[sources.version(supabase)]
+    laps, upgraded = threading.Semaphore(0), threading.Event()
+
+    def work() -> int:
+        sent = 0
+        with psycopg.connect(database.info.dsn, password=database.info.password, autocommit=True) as connection:
+            land, over = Land(connection), False
+            while not over:
+                over = upgraded.is_set()
+                (message,) = land.leased(land.template())
+                land.settle(land.outcome(message, "accepted", wamid=new_wamid()))
+                sent += 1
+                laps.release()
+        return sent
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            assert laps.acquire(timeout=10)
+            run(database, [upgrade])
+        finally:
+            upgraded.set()
+        assert working.result(timeout=10) > 1
+    assert _version(database) == sources.version(supabase)
 
 
 def _goes_on(database: Database) -> None:
