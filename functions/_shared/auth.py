@@ -28,6 +28,7 @@ AUDIENCE = "authenticated"
 ROLE = "authenticated"
 
 _LONGEST_TOKEN = 8 * 1024
+_LEGACY_KEY = "it is a legacy API key; a server sends a secret key (sb_secret_…) in the apikey header"
 
 
 async def authenticate(request: "Request", settings: Settings, modes: Sequence[str]) -> Actor:
@@ -64,13 +65,15 @@ def _nobody(api_key: str, modes: Sequence[str], settings: Settings) -> RefusalEr
     publishable = api_key.startswith("sb_publishable_") or _key_name(api_key, settings.publishable_keys) is not None
     # supabase-js always sends the publishable key: with it alone, what is missing is the user.
     if takes_keys and api_key and not (publishable and "user" in modes):
-        return refuse("invalid_api_key", field="apikey")
+        reason = _LEGACY_KEY if api_key.startswith("eyJ") else None
+        return refuse("invalid_api_key", field="apikey", reason=reason)
     return refuse("missing_credentials", field="authorization" if "user" in modes else "apikey")
 
 
 def _refuse_secret_in_browser(api_key: str, request: "Request", settings: Settings) -> None:
-    # A page may call itself what it likes; the Origin of its requests is the browser's own word.
-    if "origin" not in request.headers and "mozilla/" not in request.headers.get("user-agent", "").lower():
+    # A page may call itself what it likes; these are the browser's own words. (Node sends sec-fetch-mode.)
+    says_so = any(name in request.headers for name in ("origin", "sec-fetch-site", "sec-fetch-dest"))
+    if not says_so and "mozilla/" not in request.headers.get("user-agent", "").lower():
         return
     if api_key.startswith("sb_secret_") or _key_name(api_key, settings.secret_keys) is not None:
         raise refuse("invalid_api_key", field="apikey", reason="a secret key was sent by a browser: replace that key")
@@ -101,12 +104,27 @@ def _bearer(request: "Request") -> str | None:
 async def _user(token: str, settings: Settings) -> Member:
     if len(token) > _LONGEST_TOKEN:
         raise refuse("invalid_token", reason="it is too long")
+    _refuse_legacy_key(token)
     claims = await _verified_claims(token, settings)
     if claims.get("role") != ROLE:
         raise refuse("unsupported_token", reason="its role is not that of a signed-in user")
     if claims.get("is_anonymous") is True:
         raise refuse("unsupported_token", reason="anonymous users are not accepted")
     return Member(_user_id(claims), token)
+
+
+def _refuse_legacy_key(token: str) -> None:
+    """A project's old keys are tokens as well, and signing in again would not help: read for its role only."""
+    import jwt
+
+    try:
+        role = jwt.decode(token, options={"verify_signature": False}).get("role")
+    except jwt.InvalidTokenError:
+        return
+    if role == "anon":
+        raise refuse("unsupported_token", reason="it is the project's anon key: nobody is signed in")
+    if role == "service_role":
+        raise refuse("unsupported_token", reason=_LEGACY_KEY)
 
 
 async def _verified_claims(token: str, settings: Settings) -> dict[str, Any]:

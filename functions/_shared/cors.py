@@ -13,7 +13,7 @@ ALLOW_HEADERS = (
     "authorization, x-client-info, apikey, content-type, x-retry-count, traceparent, tracestate, baggage, "
     "x-region, idempotency-key"
 )
-EXPOSE_HEADERS = "x-supabase-server-error, retry-after, allow"
+EXPOSE_HEADERS = "x-supabase-server-error, x-request-id, retry-after, allow"
 
 HEADERS = [
     (b"access-control-allow-origin", b"*"),

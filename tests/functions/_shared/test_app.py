@@ -101,10 +101,18 @@ async def test_each_request_has_an_id_of_its_own() -> None:
         seen.append(log.request_id.get())
         return Answer({})
 
-    for _ in range(3):
-        await call(function("send", {"POST": note}), "POST", "/send")
+    answers = [await call(function("send", {"POST": note}), "POST", "/send") for _ in range(3)]
     assert len(set(seen)) == 3
     assert all(seen)
+    assert [each.headers["x-request-id"] for each in answers] == seen
+    assert "x-request-id" in answers[0].headers["access-control-expose-headers"]
+
+
+async def test_nobody_on_the_way_keeps_an_answer_or_takes_it_for_a_page() -> None:
+    for method in ("POST", "GET"):
+        answer = await call(function("send", {"POST": hello}), method, "/send")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_what_comes_after_the_answer_runs_after_it() -> None:

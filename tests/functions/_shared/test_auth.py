@@ -255,11 +255,35 @@ async def test_a_bearer_api_key_is_no_broken_token() -> None:
 
 
 @pytest.mark.parametrize(
-    "browser", [{"user-agent": BROWSER}, {"user-agent": "shop/1", "origin": "https://shop.example"}]
+    "browser",
+    [
+        {"user-agent": BROWSER},
+        {"user-agent": "shop/1", "origin": "https://shop.example"},
+        {"user-agent": "shop/1", "sec-fetch-site": "same-site"},
+        {"user-agent": "shop/1", "sec-fetch-dest": "empty"},
+    ],
 )
 async def test_a_secret_key_in_a_browser_is_refused_even_beside_a_user(browser: dict[str, str]) -> None:
     headers = {"authorization": f"Bearer {es256_token()}", "apikey": "sb_secret_cron"} | browser
     assert await code_of(headers, "user", "secret") == "invalid_api_key"
+
+
+async def test_a_server_that_fetches_as_node_does_is_no_browser() -> None:
+    headers = {"apikey": "sb_secret_default", "sec-fetch-mode": "cors", "user-agent": "node"}
+    assert await actor_by(headers, "secret") == Server("default")
+
+
+@pytest.mark.parametrize(("role", "told"), [("service_role", "sb_secret_"), ("anon", "nobody is signed in")])
+async def test_a_projects_legacy_key_is_called_by_its_name(role: str, told: str) -> None:
+    key = jwt.encode({"iss": "supabase", "ref": "abc", "role": role, "exp": 2**31}, "x" * 40, algorithm="HS256")
+    with pytest.raises(RefusalError) as refused:
+        await actor_by({"authorization": f"Bearer {key}", "apikey": key}, "user", "secret")
+    assert refused.value.code == "unsupported_token"
+    assert told in str(refused.value.body()["message"]) + str(refused.value.body()["details"])
+    with pytest.raises(RefusalError) as refused:
+        await actor_by({"apikey": key}, "secret")
+    assert refused.value.code == "invalid_api_key"
+    assert "legacy" in str(refused.value.body())
 
 
 async def test_a_browser_with_a_publishable_key_is_welcome() -> None:
