@@ -12,15 +12,13 @@ from functions._shared.cors import with_cors
 from functions._shared.problems import refusal_answer, with_problems
 from services.whatsapp import log
 from services.whatsapp.refusals import refuse
+from services.whatsapp.runtime import Runtime
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 Handler = Callable[["Request"], Awaitable[ASGIApp]]
 """Takes a Starlette Request and returns an answer: an `Answer`, a Starlette Response, any ASGI app."""
-Stop = Callable[[], Awaitable[object]]
-
-_log = log.get("function")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +30,21 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """An ASGI app: one function, or several `together`. `on_stop` is awaited when the server shuts down."""
+    """An ASGI app: one function, or several `together`."""
 
     name: str
     http: ASGIApp
-    on_stop: tuple[Stop, ...]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self.http(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await _live(receive, send, self.on_stop)
+            await _live(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
 
 
-def function(
-    name: str, routes: Mapping[str, Handler | Raw], *, cors: bool = True, on_stop: Iterable[Stop] = ()
-) -> Function:
+def function(name: str, routes: Mapping[str, Handler | Raw], *, cors: bool = True) -> Function:
     """The function `name`, served at /functions/v1/<name>, at /<name> and, standing alone, at /.
 
     `routes` maps methods to handlers; any other method is refused with our error body. Switch `cors` off
@@ -73,7 +68,7 @@ def function(
             await endpoint(scope, receive, send)
 
     app = with_problems(dispatch, name)
-    return Function(name, with_cors(app) if cors else app, tuple(on_stop))
+    return Function(name, with_cors(app) if cors else app)
 
 
 def together(functions: Iterable[Function]) -> Function:
@@ -90,7 +85,7 @@ def together(functions: Iterable[Function]) -> Function:
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         await by_path.get(_path(scope), nowhere)(scope, receive, send)
 
-    return Function("functions", dispatch, tuple(stop for each in functions for stop in each.on_stop))
+    return Function("functions", dispatch)
 
 
 def _endpoint(handler: Handler | Raw) -> ASGIApp:
@@ -115,15 +110,11 @@ def _new_request_id() -> str:
     return os.urandom(8).hex("-", 2)
 
 
-async def _live(receive: Receive, send: Send, on_stop: Iterable[Stop]) -> None:
+async def _live(receive: Receive, send: Send) -> None:
     # Requests make many short-lived dicts and hardly a cycle: looking for cycles after every 700 cost
     # 8 % of the webhooks at 256 connections (2 % at 64).
     gc.set_threshold(50_000, 20, 50)
     while (await receive())["type"] == "lifespan.startup":
         await send({"type": "lifespan.startup.complete"})
-    for stop in on_stop:
-        try:
-            await stop()
-        except Exception as error:
-            _log.error("stop_failed", error=error)
+    await Runtime.close_of_loop()
     await send({"type": "lifespan.shutdown.complete"})

@@ -6,6 +6,7 @@ leaves the decision to the next mode; a user token that is present and wrong is 
 never be traded for less. Whether the user may do what they ask is decided by the database, from `members`.
 """
 
+import asyncio
 import functools
 import hmac
 import json
@@ -16,6 +17,7 @@ from uuid import UUID
 from functions._shared.jwks import JwksCache, usable_keys
 from services.whatsapp.actors import Actor, Member, Server
 from services.whatsapp.refusals import RefusalError, refuse
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _LONGEST_TOKEN = 8 * 1024
 _LEGACY_KEY = "it is a legacy API key; a server sends a secret key (sb_secret_…) in the apikey header"
 
 
-async def authenticate(request: "Request", settings: Settings, modes: Sequence[str]) -> Actor:
+async def authenticate(runtime: Runtime, request: "Request", modes: Sequence[str]) -> Actor:
     """Who calls, by the first of `modes` whose credential is there.
 
     Refuses `missing_credentials`, `invalid_token`, `token_expired`, `unsupported_token`, `invalid_api_key`
@@ -39,23 +41,23 @@ async def authenticate(request: "Request", settings: Settings, modes: Sequence[s
     does not exist.
     """
     api_key = request.headers.get("apikey", "").strip()
-    _refuse_secret_in_browser(api_key, request, settings)
+    _refuse_secret_in_browser(api_key, request, runtime.settings)
     for mode in modes:
-        actor = await _try_mode(mode, request, api_key, settings)
+        actor = await _try_mode(runtime, mode, request, api_key)
         if actor is not None:
             return actor
-    raise _nobody(api_key, modes, settings)
+    raise _nobody(api_key, modes, runtime.settings)
 
 
-async def _try_mode(mode: str, request: "Request", api_key: str, settings: Settings) -> Actor | None:
+async def _try_mode(runtime: Runtime, mode: str, request: "Request", api_key: str) -> Actor | None:
     if mode == "user":
         token = _bearer(request)
-        return await _user(token, settings) if token else None
+        return await _user(runtime, token) if token else None
     kind, _, name = mode.partition(":")
     if kind != "secret":
         raise ValueError(f"there is no mode {mode!r}")
     name = name or "default"
-    accepted = {key: value for key, value in settings.secret_keys.items() if name in ("*", key)}
+    accepted = {key: value for key, value in runtime.settings.secret_keys.items() if name in ("*", key)}
     key_name = _key_name(api_key, accepted)
     return Server(key_name) if key_name is not None else None
 
@@ -101,11 +103,11 @@ def _bearer(request: "Request") -> str | None:
     return token
 
 
-async def _user(token: str, settings: Settings) -> Member:
+async def _user(runtime: Runtime, token: str) -> Member:
     if len(token) > _LONGEST_TOKEN:
         raise refuse("invalid_token", reason="it is too long")
     _refuse_legacy_key(token)
-    claims = await _verified_claims(token, settings)
+    claims = await _verified_claims(runtime, token)
     if claims.get("role") != ROLE:
         raise refuse("unsupported_token", reason="its role is not that of a signed-in user")
     if claims.get("is_anonymous") is True:
@@ -127,23 +129,23 @@ def _refuse_legacy_key(token: str) -> None:
         raise refuse("unsupported_token", reason=_LEGACY_KEY)
 
 
-async def _verified_claims(token: str, settings: Settings) -> dict[str, Any]:
+async def _verified_claims(runtime: Runtime, token: str) -> dict[str, Any]:
     import jwt
 
     try:
         header = jwt.get_unverified_header(token)
     except jwt.InvalidTokenError:
         raise refuse("invalid_token", reason="it is not a JWT") from None
-    key, algorithm = await _key_for(header, settings)
+    key, algorithm = await _key_for(runtime, header)
     try:
         return jwt.decode(
             token,
             key,
             algorithms=[algorithm],
             audience=AUDIENCE,
-            issuer=settings.jwt_issuer,
+            issuer=runtime.settings.jwt_issuer,
             leeway=LEEWAY,
-            options={"require": ["exp", "sub", "aud", *(["iss"] if settings.jwt_issuer else [])]},
+            options={"require": ["exp", "sub", "aud", *(["iss"] if runtime.settings.jwt_issuer else [])]},
         )
     except jwt.ExpiredSignatureError:
         raise refuse("token_expired") from None
@@ -160,7 +162,7 @@ _REASONS = {
 }
 
 
-async def _key_for(header: Mapping[str, Any], settings: Settings) -> "tuple[PyJWK | str, str]":
+async def _key_for(runtime: Runtime, header: Mapping[str, Any]) -> "tuple[PyJWK | str, str]":
     """The key that must prove a token with this header, and the one algorithm that key may be used with.
 
     A shared secret only ever proves HS256, a public key only the algorithm of its own type: what the token
@@ -168,24 +170,30 @@ async def _key_for(header: Mapping[str, Any], settings: Settings) -> "tuple[PyJW
     """
     algorithm = header.get("alg")
     if algorithm == "HS256":
-        if settings.jwt_secret is None:
+        if runtime.settings.jwt_secret is None:
             raise refuse("unsupported_token", reason="this project does not accept HS256")
-        return settings.jwt_secret, "HS256"
+        return runtime.settings.jwt_secret, "HS256"
     if algorithm not in ("ES256", "RS256"):
         raise refuse("unsupported_token", reason="its algorithm is not accepted")
     key_id = header.get("kid")
     if not isinstance(key_id, str):
         raise refuse("invalid_token", reason="it names no key")
-    key = await _public_key(key_id, settings)
+    key = await _public_key(runtime, key_id)
     if key is None or key.algorithm_name != algorithm:
         raise refuse("invalid_token", reason="it is signed by an unknown key")
     return key, key.algorithm_name
 
 
-async def _public_key(key_id: str, settings: Settings) -> "PyJWK | None":
+async def _public_key(runtime: Runtime, key_id: str) -> "PyJWK | None":
+    settings = runtime.settings
     if settings.jwks is not None:
         return _inline_keys(settings.jwks).get(key_id)
-    return await _cache_of(settings.jwks_url).find(key_id)
+    # The keys are the process's, for they come seldom; only waiting for them belongs to a loop.
+    return await _cache_of(settings.jwks_url).find(key_id, runtime.part(_fetching))
+
+
+def _fetching(_: Runtime) -> asyncio.Lock:
+    return asyncio.Lock()
 
 
 @functools.cache

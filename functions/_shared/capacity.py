@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from starlette.types import Scope
 
 from functions._shared.body import announced
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import refuse
+from services.whatsapp.runtime import Runtime
 
 MOST = 32 * 1024 * 1024
 """Bytes of large bodies at once. What is made of a body may be several times its size."""
@@ -74,11 +74,10 @@ class Capacity:
             turn.set_result(None)
 
 
-_capacities: PerLoop[Capacity] = PerLoop()
-
-
 @asynccontextmanager
-async def capacity_for(scope: Scope, limit: int, code: str = "too_many_bodies") -> AsyncIterator[None]:
+async def capacity_for(
+    runtime: Runtime, scope: Scope, limit: int, code: str = "too_many_bodies"
+) -> AsyncIterator[None]:
     """Capacity for the body of a request that may have `limit` bytes. Refuses `body_too_large` and `code`."""
     length = announced(scope, limit)
     # A body of unknown length may be as long as is allowed.
@@ -86,5 +85,9 @@ async def capacity_for(scope: Scope, limit: int, code: str = "too_many_bodies") 
     if size <= ORDINARY:
         yield
     else:
-        async with _capacities.get(Capacity).hold(size, code):
+        async with runtime.part(_capacity).hold(size, code):
             yield
+
+
+def _capacity(_: Runtime) -> Capacity:
+    return Capacity()

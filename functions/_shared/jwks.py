@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from services.whatsapp import log
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import refuse
 
 if TYPE_CHECKING:
@@ -37,16 +36,15 @@ class JwksCache:
         self._keys: dict[str, PyJWK] | None = None
         self._fetched_at = 0.0
         self._attempted_at = float("-inf")
-        self._locks: PerLoop[asyncio.Lock] = PerLoop()
 
-    async def find(self, key_id: str) -> "PyJWK | None":
-        """The key called `key_id`; None if the project has no such key.
+    async def find(self, key_id: str, fetching: asyncio.Lock) -> "PyJWK | None":
+        """The key called `key_id`; None if the project has no such key. `fetching` is held by one caller of a loop.
 
         Refuses `signing_keys_unavailable`.
         """
         found = self._fresh().get(key_id)
         if found is None:
-            async with self._locks.get(asyncio.Lock):
+            async with fetching:
                 # Somebody else may have fetched while we waited for the lock.
                 found = self._fresh().get(key_id)
                 if found is None and self._may_fetch():

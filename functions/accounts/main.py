@@ -11,27 +11,27 @@ from functools import partial
 
 from starlette.requests import Request
 
-from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import read_json
-from services.whatsapp.settings import settings
+from functions._shared.kick import kick
+from services.whatsapp.runtime import Runtime
 
 _LIMIT = 4096
 
 
 async def control(request: Request) -> Answer:
-    current = settings()
-    actor = await authenticate(request, current, ("user", "secret"))
+    runtime = Runtime.of_loop()
+    actor = await authenticate(runtime, request, ("user", "secret"))
     from services.whatsapp.flows import accounts, members
 
-    await members.check(actor, current)
+    await members.check(runtime, actor)
     body = await read_json(request, _LIMIT)
 
-    account = await accounts.control(body, actor, current)
-    kick = partial(clients.kick, current) if account["state"] == "active" else None
-    return Answer(account, after=kick)
+    account = await accounts.control(runtime, body, actor)
+    after = partial(kick, runtime) if account["state"] == "active" else None
+    return Answer(account, after=after)
 
 
-app = function("accounts", {"PATCH": control}, on_stop=[clients.close])
+app = function("accounts", {"PATCH": control})

@@ -17,13 +17,13 @@ from functools import partial
 
 from starlette.requests import Request
 
-from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import is_csv, read_body, read_json
 from functions._shared.capacity import capacity_for
-from services.whatsapp.settings import settings
+from functions._shared.kick import kick
+from services.whatsapp.runtime import Runtime
 
 _LIMIT = 16 * 1024 * 1024
 _CONTROL_LIMIT = 4096
@@ -32,39 +32,39 @@ _SECONDS = 90.0
 
 
 async def enqueue(request: Request) -> Answer:
-    current = settings()
-    actor = await authenticate(request, current, ("user", "secret"))
+    runtime = Runtime.of_loop()
+    actor = await authenticate(runtime, request, ("user", "secret"))
     from services.whatsapp.flows import campaigns, members
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
-    await members.check(actor, current, query.get("country_id", "") if csv else None)
-    async with capacity_for(request.scope, _LIMIT):
+    await members.check(runtime, actor, query.get("country_id", "") if csv else None)
+    async with capacity_for(runtime, request.scope, _LIMIT):
         if csv:
             call = await asyncio.to_thread(campaigns.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
         else:
             call = await read_json(request, _LIMIT, _SECONDS)
-        done = await campaigns.enqueue(call, request.headers.get("idempotency-key"), actor, current)
+        done = await campaigns.enqueue(runtime, call, request.headers.get("idempotency-key"), actor)
 
-    kick = partial(clients.kick, current) if done.state == "running" else None
-    return Answer(done.body(), 202, after=kick)
+    after = partial(kick, runtime) if done.state == "running" else None
+    return Answer(done.body(), 202, after=after)
 
 
 async def control(request: Request) -> Answer:
-    current = settings()
-    actor = await authenticate(request, current, ("user", "secret"))
+    runtime = Runtime.of_loop()
+    actor = await authenticate(runtime, request, ("user", "secret"))
     from services.whatsapp import requests
     from services.whatsapp.flows import campaigns, members
 
-    await members.check(actor, current)
+    await members.check(runtime, actor)
     body = await read_json(request, _CONTROL_LIMIT)
 
     requests.only(body, ("country_id", "campaign_id", "action"))
     answer = await campaigns.control(
-        body.get("country_id"), body.get("campaign_id"), body.get("action"), actor, current
+        runtime, body.get("country_id"), body.get("campaign_id"), body.get("action"), actor
     )
-    kick = partial(clients.kick, current) if answer["state"] == "running" else None
-    return Answer(answer, after=kick)
+    after = partial(kick, runtime) if answer["state"] == "running" else None
+    return Answer(answer, after=after)
 
 
-app = function("bulk-enqueue", {"POST": enqueue, "PATCH": control}, on_stop=[clients.close])
+app = function("bulk-enqueue", {"POST": enqueue, "PATCH": control})

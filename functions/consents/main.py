@@ -12,13 +12,12 @@ import asyncio
 
 from starlette.requests import Request
 
-from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import is_csv, read_body, read_json
 from functions._shared.capacity import capacity_for
-from services.whatsapp.settings import settings
+from services.whatsapp.runtime import Runtime
 
 _LIMIT = 16 * 1024 * 1024
 _SECONDS = 90.0
@@ -26,19 +25,19 @@ _SECONDS = 90.0
 
 
 async def record(request: Request) -> Answer:
-    current = settings()
-    actor = await authenticate(request, current, ("user", "secret"))
+    runtime = Runtime.of_loop()
+    actor = await authenticate(runtime, request, ("user", "secret"))
     from services.whatsapp.flows import consents, members
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
-    await members.check(actor, current, query.get("country_id", "") if csv else None)
-    async with capacity_for(request.scope, _LIMIT):
+    await members.check(runtime, actor, query.get("country_id", "") if csv else None)
+    async with capacity_for(runtime, request.scope, _LIMIT):
         if csv:
             call = await asyncio.to_thread(consents.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
         else:
             call = await read_json(request, _LIMIT, _SECONDS)
-        return Answer(await consents.record(call, request.headers.get("idempotency-key"), actor, current))
+        return Answer(await consents.record(runtime, call, request.headers.get("idempotency-key"), actor))
 
 
-app = function("consents", {"POST": record}, on_stop=[clients.close])
+app = function("consents", {"POST": record})

@@ -6,23 +6,20 @@
 
 from starlette.requests import Request
 
-from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
-from services.whatsapp.settings import settings
+from services.whatsapp.runtime import Runtime
 
 
 async def handle(request: Request) -> Answer:
     if not request.headers.get("apikey", "").startswith("sb_secret_"):
         return Answer({"status": "ok"})
-    current = settings()
-    await authenticate(request, current, ("secret:*",))
-    from services.whatsapp.clients import postgrest
-
+    runtime = Runtime.of_loop()
+    await authenticate(runtime, request, ("secret:*",))
     accounts = []
-    for row in await postgrest.shared(current).account_states():
-        known = current.directory.account(row["country_id"], row["account_id"])
+    for row in await runtime.verbs.account_states():
+        known = runtime.settings.directory.account(row["country_id"], row["account_id"])
         accounts.append(
             {
                 "country_id": row["country_id"],
@@ -38,10 +35,10 @@ async def handle(request: Request) -> Answer:
             }
         )
     well = all(each["state"] == "active" and each["credentials"] for each in accounts)
-    problems = list(current.directory_problems)
+    problems = list(runtime.settings.directory_problems)
     return Answer(
         {"status": "ok" if well and not problems else "attention", "accounts": accounts, "problems": problems}
     )
 
 
-app = function("health", {"GET": handle}, on_stop=[clients.close])
+app = function("health", {"GET": handle})

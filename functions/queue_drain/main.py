@@ -7,24 +7,24 @@ from typing import Any
 
 from starlette.requests import Request
 
-from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import read_optional_json
 from services.whatsapp.refusals import refuse
-from services.whatsapp.settings import settings
+from services.whatsapp.runtime import Runtime
 
 _LIMIT = 4096
 
 
 async def handle(request: Request) -> Answer:
-    current = settings()
-    await authenticate(request, current, ("secret:*",))
-    budget = min(_budget(await read_optional_json(request, _LIMIT)) or current.drain_budget, current.drain_budget)
+    runtime = Runtime.of_loop()
+    await authenticate(runtime, request, ("secret:*",))
+    most = runtime.settings.drain_budget
+    budget = min(_budget(await read_optional_json(request, _LIMIT)) or most, most)
     from services.whatsapp.flows import draining
 
-    report = await draining.drain(current, budget)
+    report = await draining.drain(runtime, budget)
     return Answer(report.body())
 
 
@@ -38,4 +38,4 @@ def _budget(body: dict[str, Any]) -> float | None:
     return float(budget)
 
 
-app = function("queue-drain", {"POST": handle}, cors=False, on_stop=[clients.close])
+app = function("queue-drain", {"POST": handle}, cors=False)

@@ -11,27 +11,27 @@ from functools import partial
 
 from starlette.requests import Request
 
-from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import read_json
-from services.whatsapp.settings import settings
+from functions._shared.kick import kick
+from services.whatsapp.runtime import Runtime
 
 
 async def handle(request: Request) -> Answer:
-    current = settings()
-    actor = await authenticate(request, current, ("user", "secret"))
+    runtime = Runtime.of_loop()
+    actor = await authenticate(runtime, request, ("user", "secret"))
     # Imported here: a preflight or an unknown caller needs neither models nor a client of Supabase.
     from services.whatsapp.flows import members, sending
 
-    await members.check(actor, current)
+    await members.check(runtime, actor)
     body = await read_json(request)
 
-    sent = await sending.send(body, request.headers.get("idempotency-key"), actor, current)
+    sent = await sending.send(runtime, body, request.headers.get("idempotency-key"), actor)
 
-    kick = partial(clients.kick, current) if sent.waiting is None else None
-    return Answer(sent.body(), 202, after=kick)
+    after = partial(kick, runtime) if sent.waiting is None else None
+    return Answer(sent.body(), 202, after=after)
 
 
-app = function("send", {"POST": handle}, on_stop=[clients.close])
+app = function("send", {"POST": handle})

@@ -13,13 +13,12 @@ import re
 
 from starlette.requests import Request
 
-from functions._shared import clients
 from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
 from services.whatsapp.actors import Actor
 from services.whatsapp.refusals import refuse
-from services.whatsapp.settings import Settings, settings
+from services.whatsapp.runtime import Runtime
 
 _PARAMETERS = frozenset(
     {"message_id", "campaign_id", "country_id", "after", "limit", "wait", "state", "version", "forceFunctionRegion"}
@@ -29,8 +28,8 @@ _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 async def handle(request: Request) -> Answer:
-    current = settings()
-    actor = await authenticate(request, current, ("user", "secret"))
+    runtime = Runtime.of_loop()
+    actor = await authenticate(runtime, request, ("user", "secret"))
     query = request.query_params
     # Imported here, as its users below: a preflight or a refused caller needs nothing of it.
     from services.whatsapp import requests
@@ -39,15 +38,15 @@ async def handle(request: Request) -> Answer:
     requests.only(query, _PARAMETERS)
     with watching.one_more(actor):
         if "message_id" in query:
-            return await _by_ids(request, actor, current)
+            return await _by_ids(runtime, request, actor)
         if "campaign_id" in query:
-            return await _of_campaign(request, actor, current)
+            return await _of_campaign(runtime, request, actor)
         if "country_id" in query:
-            return await _of_country(request, actor, current)
+            return await _of_country(runtime, request, actor)
     raise refuse("missing_field", field="message_id", reason="give message_id, campaign_id or country_id")
 
 
-async def _by_ids(request: Request, actor: Actor, current: Settings) -> Answer:
+async def _by_ids(runtime: Runtime, request: Request, actor: Actor) -> Answer:
     from services.whatsapp.flows import reading
 
     ids = [each for value in request.query_params.getlist("message_id") for each in value.split(",") if each]
@@ -56,26 +55,22 @@ async def _by_ids(request: Request, actor: Actor, current: Settings) -> Answer:
         raise refuse("invalid_field", field="state", reason="give one state for each message_id, or none")
     wait = _number(request, "wait", default=0, most=reading.LONGEST_WAIT)
     since = dict(zip(ids, states, strict=True)) if states else {}
-    return Answer({"messages": await reading.by_ids(ids, actor, wait, since, current)})
+    return Answer({"messages": await reading.by_ids(runtime, ids, actor, wait, since)})
 
 
-async def _of_country(request: Request, actor: Actor, current: Settings) -> Answer:
+async def _of_country(runtime: Runtime, request: Request, actor: Actor) -> Answer:
     from services.whatsapp.flows import reading
 
     if "wait" in request.query_params:
         raise refuse("invalid_field", field="wait", reason="it goes with message_id or campaign_id")
     limit = int(_number(request, "limit", default=reading.PAGE, most=reading.PAGE))
     messages, cursor = await reading.of_country(
-        request.query_params["country_id"],
-        request.query_params.get("after"),
-        max(1, limit),
-        actor,
-        current,
+        runtime, request.query_params["country_id"], request.query_params.get("after"), max(1, limit), actor
     )
     return Answer({"messages": messages, "cursor": cursor})
 
 
-async def _of_campaign(request: Request, actor: Actor, current: Settings) -> Answer:
+async def _of_campaign(runtime: Runtime, request: Request, actor: Actor) -> Answer:
     from services.whatsapp.flows import campaigns, reading
 
     query = request.query_params
@@ -83,7 +78,7 @@ async def _of_campaign(request: Request, actor: Actor, current: Settings) -> Ans
         raise refuse("missing_field", field="country_id")
     wait = _number(request, "wait", default=0, most=reading.LONGEST_WAIT)
     seen = await campaigns.progress(
-        query["campaign_id"], query["country_id"], actor, current, wait, query.get("version")
+        runtime, query["campaign_id"], query["country_id"], actor, wait, query.get("version")
     )
     return Answer(seen)
 
@@ -97,4 +92,4 @@ def _number(request: Request, name: str, *, default: float, most: float) -> floa
     return min(float(value), most)
 
 
-app = function("status-poll", {"GET": handle}, on_stop=[clients.close])
+app = function("status-poll", {"GET": handle})

@@ -7,12 +7,11 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from functions._shared import clients
 from functions._shared.app import Raw, function
 from functions._shared.body import read_raw
 from functions._shared.capacity import capacity_for
 from services.whatsapp.flows import receiving
-from services.whatsapp.settings import settings
+from services.whatsapp.runtime import Runtime
 
 _SIGNATURE = b"x-hub-signature-256"
 _SECONDS = 15.0
@@ -28,7 +27,7 @@ _EMPTY = {"type": "http.response.body", "body": b"{}"}
 async def shake_hands(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers Meta's verification of the callback URL with its challenge, as plain text."""
     query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-    challenge = receiving.handshake(query, settings()).encode()
+    challenge = receiving.handshake(Runtime.of_loop(), query).encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(challenge)).encode()),
@@ -39,16 +38,16 @@ async def shake_hands(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def take(scope: Scope, receive: Receive, send: Send) -> None:
     """Size, signature, then one durable ingest, then 200; and only then what follows from it."""
-    current = settings()
+    runtime = Runtime.of_loop()
     header = next((value.decode("latin-1") for name, value in scope["headers"] if name == _SIGNATURE), None)
-    expected = receiving.expect_signature(header, current)
-    async with capacity_for(scope, receiving.LIMIT, "webhook_overloaded"):
+    expected = receiving.expect_signature(runtime, header)
+    async with capacity_for(runtime, scope, receiving.LIMIT, "webhook_overloaded"):
         body = await read_raw(scope, receive, receiving.LIMIT, _SECONDS)
-        receiving.check_signature(expected, body, current)
-        events = await receiving.receive(body, current)
+        receiving.check_signature(runtime, expected, body)
+        events = await receiving.receive(runtime, body)
     await send(_OK)
     await send(_EMPTY)
-    await receiving.follow_up(events, current)
+    await receiving.follow_up(runtime, events)
 
 
-app = function("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False, on_stop=[clients.close])
+app = function("webhook", {"GET": Raw(shake_hands), "POST": Raw(take)}, cors=False)

@@ -27,25 +27,22 @@ Posts = list[tuple[str, str, dict[str, Any]]]
 
 
 async def ours(job: Job) -> float:
-    from services.whatsapp.clients import graph, postgrest
     from services.whatsapp.flows import draining
+    from services.whatsapp.runtime import Runtime
 
-    settings = Settings.read(os.environ)
-    drainer = draining.Drainer(postgrest.shared(settings), graph.shared(settings), settings)
-    child.ready()
-    began = perf_counter()
-    await drainer.run(600, sweep=job.get("sweep", False))
-    took = perf_counter() - began
-    await graph.close_shared()
-    await postgrest.close_shared()
-    return took
+    async with Runtime(Settings.read(os.environ)) as runtime:
+        drainer = draining.Drainer(runtime)
+        child.ready()
+        began = perf_counter()
+        await drainer.run(600, sweep=job.get("sweep", False))
+        return perf_counter() - began
 
 
 async def ceiling(job: Job) -> float:
-    from services.whatsapp.clients import graph
+    from services.whatsapp.clients.graph import Graph
 
     settings = Settings.read(os.environ)
-    client = graph.shared(settings)
+    client = Graph(settings)
     posts: Posts = job["posts"]
     work = iter(posts)
 
@@ -60,7 +57,7 @@ async def ceiling(job: Job) -> float:
     began = perf_counter()
     await asyncio.gather(*(worker() for _ in range(settings.drain_concurrency)))
     took = perf_counter() - began
-    await graph.close_shared()
+    await client.close()
     return took
 
 
@@ -99,10 +96,10 @@ async def pgqueuer(job: Job) -> float:
     from pgqueuer import AsyncpgDriver, Queries, QueueManager
     from pgqueuer import Job as QueuedJob
 
-    from services.whatsapp.clients import graph
+    from services.whatsapp.clients.graph import Graph
 
     settings = Settings.read(os.environ)
-    client = graph.shared(settings)
+    client = Graph(settings)
     left = job["count"]
     finished = asyncio.Event()
     connection = await asyncpg.connect(job["database_url"])
@@ -138,7 +135,7 @@ async def pgqueuer(job: Job) -> float:
     manager.shutdown.set()
     await running
     await connection.close()
-    await graph.close_shared()
+    await client.close()
     return took
 
 

@@ -8,24 +8,18 @@ import asyncio
 import json
 import sys
 
-from services.whatsapp.clients.graph import Graph
-from services.whatsapp.clients.postgrest import Store
 from services.whatsapp.flows import draining
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import settings
-from services.whatsapp.sigterm import stop_on_sigterm
 
 
 async def main(lease: float, margin: float, budget: float) -> None:
     draining.LEASE = lease
     draining._MARGIN = margin
-    store, graph = Store(settings()), Graph(settings())
-    try:
-        drainer = draining.Drainer(store, graph, settings())
-        with stop_on_sigterm(drainer.stop):
+    async with Runtime(settings()) as runtime:
+        drainer = draining.Drainer(runtime)
+        with runtime.running(drainer):
             report = await drainer.run(budget, sweep=False)
-    finally:
-        await graph.close()
-        await store.close()
     print(json.dumps(report.body()))
 
 

@@ -18,9 +18,8 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from services.whatsapp.clients.graph import Graph as GraphWindow
-from services.whatsapp.clients.postgrest import Store
 from services.whatsapp.flows.draining import Drainer, Report
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.graph import Graph
 from tests.graph.world import Number, random_phone
@@ -155,12 +154,8 @@ class House:
     async def drain(self, number: Number, budget: float = 5, *, sweep: bool = False, **changes: str) -> Report:
         """One run of a drainer that can send for this number only; `changes` are to its environment."""
         settings = Settings.read(self.env(number) | changes)
-        store, graph = Store(settings), GraphWindow(settings)
-        try:
-            return await Drainer(store, graph, settings).run(budget, sweep=sweep)
-        finally:
-            await graph.close()
-            await store.close()
+        async with Runtime(settings) as runtime:
+            return await Drainer(runtime).run(budget, sweep=sweep)
 
     @contextmanager
     def drain_process(

@@ -5,8 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from services.whatsapp.clients import graph, postgrest
 from services.whatsapp.flows import syncing
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.graph.world import Number
 from tests.proofs.house import PLAIN, TEXT, House, Row, check_refusal, some_phone, until
@@ -227,12 +227,8 @@ async def test_new_components_bring_a_new_contract_at_once(house: House) -> None
 
 
 async def sync(house: House, number: Number) -> Row:
-    settings = Settings.read(house.env(number))
-    try:
-        [report] = [each for each in await syncing.sync(settings, "MX") if each["account"] == number.account_id]
-    finally:
-        await graph.close_shared()
-        await postgrest.close_shared()
+    async with Runtime(Settings.read(house.env(number))) as runtime:
+        [report] = [each for each in await syncing.sync(runtime, "MX") if each["account"] == number.account_id]
     return report
 
 

@@ -9,9 +9,9 @@ import pytest
 from services.whatsapp.clients import graph as graph_client
 from services.whatsapp.clients.graph import Answer
 from services.whatsapp.clients.graph import Graph as GraphClient
-from services.whatsapp.clients.postgrest import Store
 from services.whatsapp.directory import Account
 from services.whatsapp.flows.draining import Drainer, Report
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.graph.world import Number
 from tests.local.front import front_of
@@ -29,13 +29,9 @@ class BreaksAfterwards(GraphClient):
 
 
 async def drain_with(house: House, number: Number, client: type[GraphClient]) -> Report:
-    settings = Settings.read(house.env(number))
-    store, graph = Store(settings), client(settings)
-    try:
-        return await Drainer(store, graph, settings).run(5, sweep=False)
-    finally:
-        await graph.close()
-        await store.close()
+    async with Runtime(Settings.read(house.env(number))) as runtime:
+        runtime.graph = client(runtime.settings)
+        return await Drainer(runtime).run(5, sweep=False)
 
 
 async def test_an_accident_after_the_post_is_unknown_until_meta_tells(house: House) -> None:

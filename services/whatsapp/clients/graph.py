@@ -25,7 +25,6 @@ from httpx_aiohttp import AiohttpTransport
 
 from services.whatsapp.directory import Account
 from services.whatsapp.meta.errors import Disposition, Failure, from_graph
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.settings import Settings
 
 Outcome = Literal["accepted", "refused", "unsent", "unknown"]
@@ -79,7 +78,7 @@ class GraphError(Exception):
 
 
 class Graph:
-    """Talks to one Graph API with many connections. Use `shared` to get one."""
+    """Talks to one Graph API with many connections. One a loop: `Runtime.graph`."""
 
     def __init__(self, settings: Settings) -> None:
         self._base = f"{settings.graph_url}/{settings.graph_version}"
@@ -251,18 +250,3 @@ def _never_written(error: BaseException) -> bool:
     """
     cause = error.__cause__ or error
     return isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-
-
-_graphs: PerLoop[Graph] = PerLoop()
-
-
-def shared(settings: Settings) -> Graph:
-    """The Graph client of this event loop."""
-    return _graphs.get(lambda: Graph(settings))
-
-
-async def close_shared() -> None:
-    """Close this loop's client, if it has one."""
-    graph = _graphs.pop()
-    if graph is not None:
-        await graph.close()

@@ -1,6 +1,6 @@
 """The client of Supabase: the only code that calls the verbs or reads a table.
 
-One client a process and event loop, on one shared HTTP client. Between us and the tables stand a gateway, PostgREST and
+On one HTTP client, whose connections belong to one event loop. Between us and the tables stand a gateway, PostgREST and
 Postgres, and each of them fails in its own words. Only a short list of them says that a value can never be stored: that
 is `Rejected`. Everything else may pass: every verb is safe to repeat, so it is tried again here for a while, and what
 remains is refused as `database_unavailable` or `database_timeout` (`Unavailable`), with the true code in the log.
@@ -22,7 +22,6 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from services.whatsapp import log
 from services.whatsapp.actors import Actor, Member, Server
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError, describe, refuse
 from services.whatsapp.settings import Settings
 
@@ -87,7 +86,7 @@ class Unavailable(RefusalError):
 
 
 class Store:
-    """The verbs, and reads as a member or as the server. Use `shared` to get one."""
+    """The verbs, and reads as a member or as the server. One a loop: `Runtime.verbs`, `Runtime.reads`."""
 
     def __init__(self, settings: Settings, connections: int = _CONNECTIONS) -> None:
         self._settings = settings
@@ -386,25 +385,3 @@ def _was_not_done(error: Exception) -> bool:
     if isinstance(error, _Failed):
         return error.divisible or _NOT_BEGUN.fullmatch(error.code) is not None
     return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-
-
-_stores: PerLoop[Store] = PerLoop()
-_readers: PerLoop[Store] = PerLoop()
-
-
-def shared(settings: Settings) -> Store:
-    """The store of this event loop: HTTP connections belong to the loop they were made in."""
-    return _stores.get(lambda: Store(settings))
-
-
-def for_readers(settings: Settings) -> Store:
-    """The same for those who only look, with connections of their own: however many they are, nobody's send waits."""
-    return _readers.get(lambda: Store(settings, _CONNECTIONS_OF_READERS))
-
-
-async def close_shared() -> None:
-    """Close this loop's stores, if it has any."""
-    for stores in (_stores, _readers):
-        store = stores.pop()
-        if store is not None:
-            await store.close()

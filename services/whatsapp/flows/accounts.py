@@ -5,9 +5,8 @@ from typing import Any
 
 from services.whatsapp import log, requests
 from services.whatsapp.actors import Actor
-from services.whatsapp.clients import postgrest
 from services.whatsapp.refusals import refuse
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 _FIELDS = frozenset({"country_id", "account", "action"})
 _ACTIONS = frozenset({"pause", "resume"})
@@ -15,14 +14,14 @@ _ACTIONS = frozenset({"pause", "resume"})
 _log = log.get("accounts")
 
 
-async def control(request: Mapping[str, Any], actor: Actor, settings: Settings) -> dict[str, Any]:
+async def control(runtime: Runtime, request: Mapping[str, Any], actor: Actor) -> dict[str, Any]:
     """Pause or resume; without `account` the country's default. Answers the account's state. Raises RefusalError."""
     requests.only(request, _FIELDS)
     country_id, account_id = requests.country(request), requests.account(request)
     action = request.get("action")
     if not isinstance(action, str) or action not in _ACTIONS:
         raise refuse("invalid_field", field="action", reason="it must be pause or resume")
-    answer = await postgrest.shared(settings).control_account(country_id, account_id, action, actor)
+    answer = await runtime.verbs.control_account(country_id, account_id, action, actor)
     # The answer's own `code` is Meta's; a refusal comes with the field it is about.
     if "field" in answer:
         raise refuse(answer["code"], field=answer["field"])

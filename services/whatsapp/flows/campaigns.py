@@ -18,15 +18,13 @@ import orjson
 
 from services.whatsapp import requests, rows
 from services.whatsapp.actors import Actor
-from services.whatsapp.clients import postgrest
 from services.whatsapp.flows import members
 from services.whatsapp.flows.bisecting import write_without_culprits
 from services.whatsapp.flows.watching import Watch
 from services.whatsapp.meta import templates
 from services.whatsapp.meta.messages import InvalidMessage, parse_message
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import refuse
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 MOST = 10_000
 """Recipients of one call; further calls append."""
@@ -75,16 +73,16 @@ class Enqueued:
             self.refused += [rows.worded(each) for each in answer["refused"]]
 
 
-async def enqueue(request: Mapping[str, Any], key: str | None, actor: Actor, settings: Settings) -> Enqueued:
+async def enqueue(runtime: Runtime, request: Mapping[str, Any], key: str | None, actor: Actor) -> Enqueued:
     """Open the campaign, or find the one of `campaign_id`, and queue the recipients. Raises RefusalError."""
     if "message" in request:
         raise refuse("bulk_needs_template", field="message")
     requests.only(request, _FIELDS)
     call_key = requests.key(key)
     country_id = requests.country(request)
-    await members.check(actor, settings, country_id)
+    await members.check(runtime, actor, country_id)
     recipients = rows.listed(request, "recipients", MOST)
-    opened = await postgrest.shared(settings).open_campaign(_opening(request, call_key, actor))
+    opened = await runtime.verbs.open_campaign(_opening(request, call_key, actor))
     if "code" in opened:
         raise refuse(opened["code"], field=opened["field"])
     result = Enqueued(opened["campaign_id"], opened["account_id"], opened["state"])
@@ -106,7 +104,7 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: Actor, set
             # A chunk is known by what the caller sent: a repeated call finds it whatever the world has become.
             fingerprint = requests.fingerprint({"campaign": result.campaign_id, "rows": chunk})
             chunk_key = f"{call_key}#{start // _CHUNK}"
-            written = _write(country_id, result.campaign_id, chunk_key, fingerprint, taken, settings)
+            written = _write(runtime, country_id, result.campaign_id, chunk_key, fingerprint, taken)
             writing = asyncio.create_task(written)
             await asyncio.sleep(0)
         if writing is not None:
@@ -118,15 +116,13 @@ async def enqueue(request: Mapping[str, Any], key: str | None, actor: Actor, set
 
 
 async def _write(
-    country_id: str, campaign_id: str, key: str, fingerprint: str, taken: Sequence[Row], settings: Settings
+    runtime: Runtime, country_id: str, campaign_id: str, key: str, fingerprint: str, taken: Sequence[Row]
 ) -> list[Row]:
     """The verdicts on a chunk: one, but where a row had to be found that the database does not take."""
 
     async def write(part: Sequence[Row]) -> list[Row]:
         key_of_part = rows.part_of(key, len(taken), part)
-        return [
-            await postgrest.shared(settings).enqueue_campaign(country_id, campaign_id, key_of_part, fingerprint, part)
-        ]
+        return [await runtime.verbs.enqueue_campaign(country_id, campaign_id, key_of_part, fingerprint, part)]
 
     return await write_without_culprits(taken, write, lambda row: {"accepted": 0, "refused": [rows.unstorable(row)]})
 
@@ -146,25 +142,23 @@ def read_csv(raw: bytes, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 async def control(
-    country_id: object, campaign_id: object, action: object, actor: Actor, settings: Settings
+    runtime: Runtime, country_id: object, campaign_id: object, action: object, actor: Actor
 ) -> dict[str, Any]:
     """Start a draft, pause, resume or cancel, from the next claim on. Answers the campaign's progress."""
     country = requests.country({"country_id": country_id})
     if not isinstance(action, str) or action not in _ACTIONS:
         raise refuse("invalid_field", field="action", reason="it must be start, pause, resume or cancel")
-    answer = await postgrest.shared(settings).control_campaign(
-        country, requests.uuid(campaign_id, "campaign_id"), action, actor
-    )
+    answer = await runtime.verbs.control_campaign(country, requests.uuid(campaign_id, "campaign_id"), action, actor)
     if "code" in answer:
         raise refuse(answer["code"], field=answer["field"])
     return view(answer)
 
 
 async def progress(
+    runtime: Runtime,
     campaign_id: str,
     country_id: str,
     actor: Actor,
-    settings: Settings,
     wait: float = 0,
     version: str | None = None,
 ) -> dict[str, Any]:
@@ -173,21 +167,24 @@ async def progress(
     With `wait` (seconds), answers when it is no longer as it was at `version`, or without that when it changes.
     """
     named = (requests.country({"country_id": country_id}), requests.uuid(campaign_id, "campaign_id"))
-    seen = _seen(named, await _read(settings, actor, [named]))
+    seen = _seen(named, await _read(runtime, actor, [named]))
     known = version or seen["version"]
     ends = time.monotonic() + wait
-    watch = _watches.get(lambda: Watch(partial(_read, settings)))
+    watch = runtime.part(_watch)
     while seen["version"] == known and time.monotonic() < ends:
         seen = _seen(named, await watch.look(actor, [named]))
     return seen
 
 
 _Named = tuple[str, str]
-_watches: PerLoop[Watch[_Named, Row]] = PerLoop()
 
 
-async def _read(settings: Settings, actor: Actor, wanted: Sequence[_Named]) -> dict[_Named, Row]:
-    found = [await postgrest.for_readers(settings).campaign_progress(*each, actor) for each in wanted]
+def _watch(runtime: Runtime) -> Watch[_Named, Row]:
+    return Watch(partial(_read, runtime))
+
+
+async def _read(runtime: Runtime, actor: Actor, wanted: Sequence[_Named]) -> dict[_Named, Row]:
+    found = [await runtime.reads.campaign_progress(*each, actor) for each in wanted]
     return {named: row for named, row in zip(wanted, found, strict=True) if row is not None}
 
 

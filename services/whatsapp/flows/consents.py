@@ -11,11 +11,10 @@ from typing import Any
 
 from services.whatsapp import requests, rows
 from services.whatsapp.actors import Actor
-from services.whatsapp.clients import postgrest
 from services.whatsapp.flows import members
 from services.whatsapp.flows.bisecting import write_without_culprits
 from services.whatsapp.refusals import refuse
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 MOST = 10_000
 """Rows of one call."""
@@ -34,12 +33,12 @@ _LONGEST_PROOF = 4096
 Row = dict[str, Any]
 
 
-async def record(request: Mapping[str, Any], key: str | None, actor: Actor, settings: Settings) -> dict[str, Any]:
+async def record(runtime: Runtime, request: Mapping[str, Any], key: str | None, actor: Actor) -> dict[str, Any]:
     """Record the facts; answers how many were, and why each other row was not. Raises RefusalError."""
     requests.only(request, _FIELDS)
     call_key = requests.key(key)
     country_id = requests.country(request)
-    await members.check(actor, settings, country_id)
+    await members.check(runtime, actor, country_id)
     given = rows.listed(request, "consents", MOST)
     recorded, refused = 0, list[Row]()
     for start in range(0, len(given), _CHUNK):
@@ -54,7 +53,7 @@ async def record(request: Mapping[str, Any], key: str | None, actor: Actor, sett
         # A chunk is known by what the caller sent: a repeated call finds it whatever the world has become.
         fingerprint = requests.fingerprint({"consents": chunk})
         chunk_key = f"{call_key}#{start // _CHUNK}"
-        for answer in await _write(country_id, actor, chunk_key, fingerprint, good, settings):
+        for answer in await _write(runtime, country_id, actor, chunk_key, fingerprint, good):
             if "code" in answer:
                 raise refuse(answer["code"], field=answer["field"])
             recorded += answer["recorded"]
@@ -64,13 +63,13 @@ async def record(request: Mapping[str, Any], key: str | None, actor: Actor, sett
 
 
 async def _write(
-    country_id: str, actor: Actor, key: str, fingerprint: str, good: Sequence[Row], settings: Settings
+    runtime: Runtime, country_id: str, actor: Actor, key: str, fingerprint: str, good: Sequence[Row]
 ) -> list[Row]:
     """The verdicts on a chunk: one, but where a row had to be found that the database does not take."""
 
     async def write(part: Sequence[Row]) -> list[Row]:
         key_of_part = rows.part_of(key, len(good), part)
-        return [await postgrest.shared(settings).record_consents(country_id, actor, key_of_part, fingerprint, part)]
+        return [await runtime.verbs.record_consents(country_id, actor, key_of_part, fingerprint, part)]
 
     return await write_without_culprits(good, write, lambda row: {"recorded": 0, "refused": [rows.unstorable(row)]})
 

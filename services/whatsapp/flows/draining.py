@@ -25,19 +25,16 @@ from typing import Any
 from uuid import uuid4
 
 from services.whatsapp import log
-from services.whatsapp.clients import graph, postgrest
-from services.whatsapp.clients.graph import POST_TIMEOUT, Answer, Graph
-from services.whatsapp.clients.postgrest import Store, Unavailable
+from services.whatsapp.clients.graph import POST_TIMEOUT, Answer
+from services.whatsapp.clients.postgrest import Unavailable
 from services.whatsapp.directory import Account
 from services.whatsapp.flows.announcing import Announcing, Lease
 from services.whatsapp.flows.settling import Settling
 from services.whatsapp.meta.envelope import graph_body
 from services.whatsapp.meta.errors import Disposition, Effect
 from services.whatsapp.pacing import Spacing, pair_delay, retry_delay
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError
-from services.whatsapp.settings import Settings
-from services.whatsapp.sigterm import stop_on_sigterm
+from services.whatsapp.runtime import Runtime
 
 LEASE = 60.0
 """Seconds a claimed batch is ours. Room for the longest POST, its slot, and settling."""
@@ -110,10 +107,11 @@ class Job:
 class Drainer:
     """One run of the drainer: `run` may be called once, `stop` ends it early."""
 
-    def __init__(self, store: Store, graph: Graph, settings: Settings) -> None:
-        self._store = store
-        self._graph = graph
+    def __init__(self, runtime: Runtime) -> None:
+        settings, store = runtime.settings, runtime.verbs
         self._settings = settings
+        self._store = store
+        self._graph = runtime.graph
         self._accounts = [(a.country_id, a.account_id) for a in settings.directory if a.tokens]
         # As many again as are in flight wait here while the next batch is claimed, so that no connection idles.
         self._most = settings.drain_concurrency * 3
@@ -449,35 +447,38 @@ async def _end(task: asyncio.Task[None] | None) -> None:
         await asyncio.wait([task])
 
 
-async def drain(settings: Settings, budget: float) -> Report:
+async def drain(runtime: Runtime, budget: float) -> Report:
     """One run as cron asks for it."""
-    drainer = Drainer(postgrest.shared(settings), graph.shared(settings), settings)
-    with stop_on_sigterm(drainer.stop):
+    drainer = Drainer(runtime)
+    with runtime.running(drainer):
         return await drainer.run(budget)
 
 
-_kicked: PerLoop[Drainer] = PerLoop()
-
-
-async def kick(settings: Settings) -> None:
+async def kick(runtime: Runtime) -> None:
     """Drain now, after an answer: the message leaves within a second, without waiting for cron.
 
-    One kicked drainer a process; while it runs, further kicks only wake it. A failure here is no harm: cron finishes
+    One kicked drainer a loop; while it runs, further kicks only wake it. A failure here is no harm: cron finishes
     the job.
     """
-    running = _kicked.find()
-    if running is not None:
-        running.wake()
+    kicked = runtime.part(_Kicked)
+    if kicked.drainer is not None:
+        kicked.drainer.wake()
         return
     try:
         woken = True
         while woken:
-            drainer = Drainer(postgrest.shared(settings), graph.shared(settings), settings)
-            _kicked.put(drainer)
-            with stop_on_sigterm(drainer.stop):
+            drainer = kicked.drainer = Drainer(runtime)
+            with runtime.running(drainer):
                 await drainer.run(_KICK_BUDGET, sweep=False)
             woken = drainer.woken
     except RefusalError as error:
         _log.warning("kick_failed", code=error.code)
     finally:
-        _kicked.pop()
+        kicked.drainer = None
+
+
+class _Kicked:
+    """The drainer that was kicked off and still runs."""
+
+    def __init__(self, _: Runtime) -> None:
+        self.drainer: Drainer | None = None

@@ -8,10 +8,8 @@ import asyncio
 import time
 
 from services.whatsapp.actors import Actor, Server
-from services.whatsapp.clients import postgrest
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import refuse
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 _SECONDS = 2.0
 _MOST = 10_000
@@ -21,18 +19,14 @@ Roles = dict[str, str]
 """A user's role by country."""
 
 
-async def check(actor: Actor, settings: Settings, country_id: str | None = None, *, now: bool = False) -> None:
+async def check(runtime: Runtime, actor: Actor, country_id: str | None = None, *, now: bool = False) -> None:
     """Refuses `not_a_member` and `role_too_low`: of `country_id`, or where it is not known yet, of every country.
 
     A server may write for every country. `now` asks the database, whatever it said a moment ago.
     """
     if isinstance(actor, Server):
         return
-    roles = await (
-        postgrest.shared(settings).roles_of(actor.user_id)
-        if now
-        else _known.get(_Known).roles_of(actor.user_id, settings)
-    )
+    roles = await (runtime.verbs.roles_of(actor.user_id) if now else runtime.part(_Known).roles_of(actor.user_id))
     held = roles.values() if country_id is None else [roles[country_id]] if country_id in roles else []
     if not held:
         raise refuse("not_a_member", field="country_id")
@@ -43,15 +37,16 @@ async def check(actor: Actor, settings: Settings, country_id: str | None = None,
 class _Known:
     """What was read a moment ago, or is being read: many requests of a user at once ask once."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._asked: dict[str, tuple[float, asyncio.Task[Roles]]] = {}
 
-    async def roles_of(self, user_id: str, settings: Settings) -> Roles:
+    async def roles_of(self, user_id: str) -> Roles:
         asked = self._asked.get(user_id)
         if asked is None or asked[0] <= time.monotonic():
             if len(self._asked) >= _MOST:
                 self._asked.clear()
-            reading = asyncio.ensure_future(postgrest.shared(settings).roles_of(user_id))
+            reading = asyncio.ensure_future(self._runtime.verbs.roles_of(user_id))
             asked = self._asked[user_id] = (time.monotonic() + _SECONDS, reading)
         try:
             return await asyncio.shield(asked[1])
@@ -59,6 +54,3 @@ class _Known:
             if self._asked.get(user_id) is asked:
                 del self._asked[user_id]
             raise
-
-
-_known: PerLoop[_Known] = PerLoop()

@@ -12,13 +12,11 @@ from uuid import UUID
 
 from services.whatsapp import requests
 from services.whatsapp.actors import Actor
-from services.whatsapp.clients import postgrest
 from services.whatsapp.flows.sending import waiting_for
 from services.whatsapp.flows.watching import Watch
 from services.whatsapp.meta.errors import lookup
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import describe, refuse
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 MOST_IDS = 100
 PAGE = 100
@@ -40,7 +38,7 @@ _SETTLING = timedelta(seconds=10)
 
 
 async def by_ids(
-    message_ids: Sequence[str], actor: Actor, wait: float, since: Mapping[str, str], settings: Settings
+    runtime: Runtime, message_ids: Sequence[str], actor: Actor, wait: float, since: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """The messages with these ids, in their order; ids the caller may not see are left out.
 
@@ -50,22 +48,25 @@ async def by_ids(
     if not message_ids or len(message_ids) > MOST_IDS:
         raise refuse("invalid_field", field="message_id", reason=f"give 1 to {MOST_IDS} ids, not {len(message_ids)}")
     ids = list(dict.fromkeys(requests.uuid(each, "message_id") for each in message_ids))
-    rows = _in_order(ids, await _read(settings, actor, ids))
+    rows = _in_order(ids, await _read(runtime, actor, ids))
     known = {requests.uuid(each, "message_id"): state for each, state in since.items()}
     known = known or {row["message_id"]: row["state"] for row in rows}
     ends = time.monotonic() + min(wait, LONGEST_WAIT)
-    watch = _watches.get(lambda: Watch(partial(_read, settings)))
+    watch = runtime.part(_watch)
     while not _news(rows, known) and not all(row["state"] in _FINAL for row in rows) and time.monotonic() < ends:
         rows = _in_order(ids, await watch.look(actor, ids))
-    return [view(row, settings) for row in rows]
+    return [view(runtime, row) for row in rows]
 
 
 Row = dict[str, Any]
-_watches: PerLoop[Watch[str, Row]] = PerLoop()
 
 
-async def _read(settings: Settings, actor: Actor, ids: Sequence[str]) -> dict[str, Row]:
-    return {row["message_id"]: row for row in await postgrest.for_readers(settings).messages(ids, actor)}
+def _watch(runtime: Runtime) -> Watch[str, Row]:
+    return Watch(partial(_read, runtime))
+
+
+async def _read(runtime: Runtime, actor: Actor, ids: Sequence[str]) -> dict[str, Row]:
+    return {row["message_id"]: row for row in await runtime.reads.messages(ids, actor)}
 
 
 def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
@@ -73,7 +74,7 @@ def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
 
 
 async def of_country(
-    country_id: str, after: str | None, limit: int, actor: Actor, settings: Settings
+    runtime: Runtime, country_id: str, after: str | None, limit: int, actor: Actor
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
 
@@ -83,16 +84,16 @@ async def of_country(
     country_id = requests.country({"country_id": country_id})
     if after is not None:
         after = requests.uuid(after, "after", "invalid_cursor")
-    readers = postgrest.for_readers(settings)
+    readers = runtime.reads
     # Asked before the page, and of the clock that makes the ids: ours may be minutes off.
     horizon = _oldest_id(await readers.now() - _SETTLING)
     rows = await readers.messages_after(country_id, after, limit, actor)
     if not rows:
         return [], after
-    return [view(row, settings) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")
+    return [view(runtime, row) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")
 
 
-def view(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+def view(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
     """A message as a caller sees it: state, times, what went wrong and what can be done, and why it waits."""
     seen = {
         "message_id": row["message_id"],
@@ -109,7 +110,7 @@ def view(row: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
         "error": _error(row),
     }
     if row["direction"] == "outbound" and row["state"] in ("queued", "scheduled"):
-        seen["waiting"] = waiting_for(row["country_id"], row["account_id"], settings)
+        seen["waiting"] = waiting_for(runtime, row["country_id"], row["account_id"])
     return seen
 
 

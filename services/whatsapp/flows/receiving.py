@@ -15,9 +15,8 @@ from services.whatsapp import log
 from services.whatsapp.batching import GroupCommit, Overloaded
 from services.whatsapp.meta import signature
 from services.whatsapp.meta.events import Event, parse
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError, refuse
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 LIMIT = 4 * 1024 * 1024
 """Bytes of a body: Meta sends up to 3 MB."""
@@ -29,26 +28,26 @@ _ELSEWHERE = frozenset(("PARTNER_REMOVED", "PARTNER_APP_UNINSTALLED"))
 _log = log.get("webhook")
 
 
-def handshake(query: Mapping[str, str], settings: Settings) -> str:
+def handshake(runtime: Runtime, query: Mapping[str, str]) -> str:
     """The challenge to echo when Meta verifies the callback URL.
 
     Refuses `webhook_not_configured` and `verify_token_mismatch`. Source: M:webhooks/create-webhook-endpoint.
     """
-    if not settings.verify_tokens:
+    if not runtime.settings.verify_tokens:
         raise refuse("webhook_not_configured", reason="WHATSAPP_VERIFY_TOKEN is not set")
     given = query.get("hub.verify_token", "").encode()
-    matches = [hmac.compare_digest(given, token.encode()) for token in settings.verify_tokens]
+    matches = [hmac.compare_digest(given, token.encode()) for token in runtime.settings.verify_tokens]
     if query.get("hub.mode") != "subscribe" or not any(matches):
         raise refuse("verify_token_mismatch", field="hub.verify_token")
     return query.get("hub.challenge", "")
 
 
-def expect_signature(header: str | None, settings: Settings) -> str:
+def expect_signature(runtime: Runtime, header: str | None) -> str:
     """The signature that a body will be held against. What has none is refused before its body is read.
 
     Refuses `webhook_not_configured`, `signature_missing` and `signature_invalid`.
     """
-    if not settings.app_secrets:
+    if not runtime.settings.app_secrets:
         raise refuse("webhook_not_configured", reason="WHATSAPP_APP_SECRET is not set")
     if not header:
         raise refuse("signature_missing", field="X-Hub-Signature-256")
@@ -57,25 +56,25 @@ def expect_signature(header: str | None, settings: Settings) -> str:
     return header
 
 
-def check_signature(header: str, body: bytes, settings: Settings) -> None:
+def check_signature(runtime: Runtime, header: str, body: bytes) -> None:
     """Refuses `signature_invalid`."""
-    if not signature.verify(settings.app_secrets, header, body):
+    if not signature.verify(runtime.settings.app_secrets, header, body):
         raise refuse("signature_invalid", field="X-Hub-Signature-256")
 
 
-async def receive(body: bytes, settings: Settings) -> list[Event]:
+async def receive(runtime: Runtime, body: bytes) -> list[Event]:
     """Store the events of a checked body; returns them once they are durable.
 
     Refuses `database_unavailable`, `database_timeout` and `webhook_overloaded`: Meta will send it again.
     """
-    events = parse(body, settings.directory)
+    events = parse(body, runtime.settings.directory)
     if not events:
         return []
     try:
         if len(body) > _MOST_SHARED:
-            [problem] = await _commit([events], settings)
+            [problem] = await _commit(runtime, [events])
         else:
-            problem = await _commits(settings).add(events)
+            problem = await runtime.part(_commits).add(events)
     except Overloaded:
         raise refuse("webhook_overloaded") from None
     if problem is not None:
@@ -83,7 +82,7 @@ async def receive(body: bytes, settings: Settings) -> list[Event]:
     return events
 
 
-async def follow_up(events: Sequence[Event], settings: Settings) -> None:
+async def follow_up(runtime: Runtime, events: Sequence[Event]) -> None:
     """What is better done at once than at cron's next tick, once Meta has its 200. If this process dies, cron does it.
 
     A webhook tells the status, quality or category of a template, but not all of its components: these are read anew.
@@ -91,17 +90,17 @@ async def follow_up(events: Sequence[Event], settings: Settings) -> None:
     """
     _warn_of_removals(events)
     keys = {(each["country_id"], each["account_id"]) for each in events if each["kind"] == "template"}
-    accounts = [found for key in sorted(keys) if (found := settings.directory.account(*key)) and found.tokens]
+    accounts = [found for key in sorted(keys) if (found := runtime.settings.directory.account(*key)) and found.tokens]
     if not accounts:
         return
     from services.whatsapp.flows import syncing
 
     try:
-        await syncing.refresh(accounts, settings)
-        if settings.kick:
+        await syncing.refresh(runtime, accounts)
+        if runtime.settings.kick:
             from services.whatsapp.flows import draining
 
-            await draining.kick(settings)
+            await draining.kick(runtime)
     except RefusalError as error:
         _log.warning("refresh_failed", code=error.code)
 
@@ -115,20 +114,12 @@ def _warn_of_removals(events: Sequence[Event]) -> None:
                 _log.warning("partner_removed", what=what, country=event["country_id"], account=event["account_id"])
 
 
-_per_loop: PerLoop[GroupCommit[list[Event], RefusalError | None]] = PerLoop()
+def _commits(runtime: Runtime) -> GroupCommit[list[Event], RefusalError | None]:
+    return GroupCommit(functools.partial(_commit, runtime), most=_MOST_POSTS)
 
 
-def _commits(settings: Settings) -> GroupCommit[list[Event], RefusalError | None]:
-    return _per_loop.get(lambda: _new_commits(settings))
-
-
-def _new_commits(settings: Settings) -> GroupCommit[list[Event], RefusalError | None]:
-    return GroupCommit(functools.partial(_commit, settings=settings), most=_MOST_POSTS)
-
-
-async def _commit(posts: Sequence[list[Event]], settings: Settings) -> Sequence[RefusalError | None]:
+async def _commit(runtime: Runtime, posts: Sequence[list[Event]]) -> Sequence[RefusalError | None]:
     # Imported here: a process that has only been shaken hands with needs no client of Supabase.
-    from services.whatsapp.clients import postgrest
     from services.whatsapp.flows import ingesting
 
-    return await ingesting.ingest(posts, postgrest.shared(settings).ingest)
+    return await ingesting.ingest(posts, runtime.verbs.ingest)

@@ -13,9 +13,8 @@ from services.whatsapp.actors import Actor
 from services.whatsapp.batching import GroupCommit, Overloaded
 from services.whatsapp.meta import templates
 from services.whatsapp.meta.messages import InvalidMessage, parse_message
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError, describe, refuse
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 _FIELDS = frozenset({"country_id", "account", "to", "message", "send_at", "expires_at", "ref"})
 _REQUIRED = ("country_id", "to", "message")
@@ -41,7 +40,7 @@ class Sent:
         return body | {"waiting": self.waiting} if self.waiting else body
 
 
-async def send(request: Mapping[str, Any], key: str | None, actor: Actor, settings: Settings) -> Sent:
+async def send(runtime: Runtime, request: Mapping[str, Any], key: str | None, actor: Actor) -> Sent:
     """Put one message into the queue.
 
     `request` is the body of the send function, `key` its Idempotency-Key. Raises RefusalError with the
@@ -52,10 +51,10 @@ async def send(request: Mapping[str, Any], key: str | None, actor: Actor, settin
     from services.whatsapp.flows import members
 
     # Before anything of the country is looked at: an outsider learns neither its templates nor its keys.
-    await members.check(actor, settings, item["country_id"])
-    await _check_contract(item, settings)
+    await members.check(runtime, actor, item["country_id"])
+    await _check_contract(runtime, item)
     try:
-        verdict = await _commits(settings).add(item)
+        verdict = await runtime.part(_commits).add(item)
     except Overloaded:
         raise refuse("database_unavailable") from None
     if verdict["status"] == "refused":
@@ -64,13 +63,13 @@ async def send(request: Mapping[str, Any], key: str | None, actor: Actor, settin
         verdict["message_id"],
         verdict["state"],
         verdict["account_id"],
-        waiting_for(item["country_id"], verdict["account_id"], settings),
+        waiting_for(runtime, item["country_id"], verdict["account_id"]),
     )
 
 
-def waiting_for(country_id: str, account_id: str, settings: Settings) -> dict[str, str] | None:
+def waiting_for(runtime: Runtime, country_id: str, account_id: str) -> dict[str, str] | None:
     """The notice of a message whose account has no credentials in the environment: it waits until they are there."""
-    account = settings.directory.account(country_id, account_id)
+    account = runtime.settings.directory.account(country_id, account_id)
     if account is not None and account.tokens:
         return None
     notice = describe("account_without_credentials")
@@ -105,36 +104,25 @@ def refused(verdict: Mapping[str, Any], item: Mapping[str, Any]) -> RefusalError
     return refuse(verdict["code"], field=verdict.get("field"), reason=reason)
 
 
-async def _check_contract(item: Mapping[str, Any], settings: Settings) -> None:
+async def _check_contract(runtime: Runtime, item: Mapping[str, Any]) -> None:
     """Refuses `template_parameters` where what is supplied does not fit the template as Meta approved it."""
     if item["kind"] != "template":
         return
-    # Imported here: a request that is refused for its shape needs no client of Supabase.
-    from services.whatsapp.clients import postgrest
-
-    contract = await postgrest.shared(settings).template_contract(
+    contract = await runtime.verbs.template_contract(
         item["country_id"], item["account_id"], item["template_name"], item["template_language"]
     )
     problem = templates.check(contract, item["content"]["template"].get("components")) if contract is not None else None
     # A repeated call gets its old answer, whatever the template has become since.
-    if problem is not None and not await postgrest.shared(settings).has_key(item["country_id"], item["key"]):
+    if problem is not None and not await runtime.verbs.has_key(item["country_id"], item["key"]):
         raise refuse("template_parameters", field=problem.field, reason=problem.reason)
 
 
-_per_loop: PerLoop[GroupCommit[dict[str, Any], dict[str, Any]]] = PerLoop()
-
-
-def _commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, Any]]:
-    return _per_loop.get(lambda: _new_commits(settings))
-
-
-def _new_commits(settings: Settings) -> GroupCommit[dict[str, Any], dict[str, Any]]:
+def _commits(runtime: Runtime) -> GroupCommit[dict[str, Any], dict[str, Any]]:
     async def commit(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         # Imported here: a request that is refused for its shape needs no client of Supabase.
-        from services.whatsapp.clients import postgrest
         from services.whatsapp.flows.bisecting import write_without_culprits
 
-        return await write_without_culprits(items, postgrest.shared(settings).enqueue, _cannot_be_stored)
+        return await write_without_culprits(items, runtime.verbs.enqueue, _cannot_be_stored)
 
     return GroupCommit(commit, most=_MOST)
 

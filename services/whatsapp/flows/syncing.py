@@ -6,29 +6,25 @@ from typing import Any
 import orjson
 
 from services.whatsapp import log
-from services.whatsapp.clients import graph, postgrest
+from services.whatsapp.clients import postgrest
 from services.whatsapp.clients.graph import GraphError
 from services.whatsapp.directory import Account
 from services.whatsapp.meta.templates import contract_of
-from services.whatsapp.per_loop import PerLoop
 from services.whatsapp.refusals import RefusalError
-from services.whatsapp.settings import Settings
+from services.whatsapp.runtime import Runtime
 
 _log = log.get("templates")
 
 
-async def sync(settings: Settings, country_id: str | None = None) -> list[dict[str, Any]]:
+async def sync(runtime: Runtime, country_id: str | None = None) -> list[dict[str, Any]]:
     """Sync all accounts, or those of one country. An account's failure is in its report and stops no other."""
-    accounts = [each for each in settings.directory if country_id in (None, each.country_id)]
-    return [await _sync(account, settings) for account in accounts]
+    accounts = [each for each in runtime.settings.directory if country_id in (None, each.country_id)]
+    return [await _sync(runtime, account) for account in accounts]
 
 
-_again: PerLoop[dict[Account, bool]] = PerLoop()
-
-
-async def refresh(accounts: Iterable[Account], settings: Settings) -> None:
+async def refresh(runtime: Runtime, accounts: Iterable[Account]) -> None:
     """Sync these now, after a webhook about their templates. One that is being synced already is synced once more."""
-    again = _again.get(dict)
+    again = runtime.part(_again)
     for account in accounts:
         if account in again:
             again[account] = True
@@ -37,39 +33,42 @@ async def refresh(accounts: Iterable[Account], settings: Settings) -> None:
         try:
             while again[account]:
                 again[account] = False
-                await _sync(account, settings)
+                await _sync(runtime, account)
         finally:
             del again[account]
 
 
-async def _sync(account: Account, settings: Settings) -> dict[str, Any]:
+def _again(_: Runtime) -> dict[Account, bool]:
+    """The accounts that are being synced, and whether once more."""
+    return {}
+
+
+async def _sync(runtime: Runtime, account: Account) -> dict[str, Any]:
     """Its templates and its number, each for itself: what cannot be read of the one does not keep the other back."""
     report: dict[str, Any] = {"country_id": account.country_id, "account": account.account_id}
     for part in (_sync_templates, _sync_number):
         try:
-            report |= await part(account, settings)
+            report |= await part(runtime, account)
         except Exception as error:
             report.setdefault("error", _explained(error))
             _log.error("sync_failed", country_id=account.country_id, account_id=account.account_id, error=error)
     return report
 
 
-async def _sync_templates(account: Account, settings: Settings) -> dict[str, Any]:
-    listing = await graph.shared(settings).templates(account)
+async def _sync_templates(runtime: Runtime, account: Account) -> dict[str, Any]:
+    listing = await runtime.graph.templates(account)
     rows = [row for row in map(row_of, listing.rows) if row is not None]
     # What a complete listing lacks, Meta has removed.
     complete = listing.complete and len(rows) == len(listing.rows)
     if not complete:
         _log.warning("listing_incomplete", country_id=account.country_id, account_id=account.account_id, rows=len(rows))
-    synced = await postgrest.shared(settings).sync_templates(
-        account.country_id, account.account_id, rows, complete=complete
-    )
+    synced = await runtime.verbs.sync_templates(account.country_id, account.account_id, rows, complete=complete)
     return synced if complete else synced | {"incomplete": True}
 
 
-async def _sync_number(account: Account, settings: Settings) -> dict[str, Any]:
-    number = number_of(await graph.shared(settings).number(account))
-    return await postgrest.shared(settings).sync_number(account.country_id, account.account_id, number)
+async def _sync_number(runtime: Runtime, account: Account) -> dict[str, Any]:
+    number = number_of(await runtime.graph.number(account))
+    return await runtime.verbs.sync_number(account.country_id, account.account_id, number)
 
 
 def _explained(error: Exception) -> dict[str, Any]:

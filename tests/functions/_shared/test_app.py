@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from functions._shared.answers import Answer
 from functions._shared.app import Raw, function, together
 from services.whatsapp import log
+from services.whatsapp.runtime import Runtime
 from tests.functions._shared.asgi import call, exchange
 
 ROOT = Path(__file__).parents[3]
@@ -137,27 +138,34 @@ async def test_what_comes_after_the_answer_runs_after_it() -> None:
     assert order == ["answer", "answer", "kick"]
 
 
-async def test_clients_are_closed_when_the_server_stops() -> None:
-    stopped: list[str] = []
+async def test_what_the_loop_holds_is_closed_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", "sb_secret_x")
+    monkeypatch.setenv("WHATSAPP_DOTENV", "off")
 
-    async def stop() -> None:
-        stopped.append("closed")
+    async def open_it(request: Request) -> ASGIApp:
+        Runtime.of_loop().part(Held)
+        return Answer({})
 
-    async def fail() -> None:
-        raise RuntimeError("cannot close")
-
-    functions = [
-        function("send", {"POST": hello}, on_stop=[fail]),
-        function("webhook", {"POST": hello}, on_stop=[stop]),
-    ]
-    sent = await exchange(
-        together(functions), {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
-    )
+    functions = together([function("send", {"POST": open_it}), function("webhook", {"POST": hello})])
+    await call(functions, "POST", "/send")
+    held = Runtime.of_loop().part(Held)
+    sent = await exchange(functions, {"type": "lifespan"}, {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
     assert [message["type"] for message in sent] == [
         "lifespan.startup.complete",
         "lifespan.shutdown.complete",
     ]
-    assert stopped == ["closed"]
+    assert held.closed == 1
+
+
+class Held:
+    """Something that is to be closed, once."""
+
+    def __init__(self, _: Runtime) -> None:
+        self.closed = 0
+
+    async def close(self) -> None:
+        self.closed += 1
 
 
 async def test_a_websocket_is_turned_away() -> None:

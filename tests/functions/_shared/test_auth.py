@@ -18,16 +18,19 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt import PyJWK
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from functions._shared import auth
 from functions._shared.answers import Answer
 from functions._shared.app import Function, function
 from functions._shared.auth import authenticate
 from functions._shared.jwks import LIFETIME, REFETCH_INTERVAL, RETRY_INTERVAL, JwksCache
 from services.whatsapp.actors import Actor, Member, Server
 from services.whatsapp.refusals import RefusalError
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.functions._shared.asgi import call
 
@@ -138,7 +141,7 @@ def request_with(headers: dict[str, str]) -> Request:
 
 
 async def actor_by(headers: dict[str, str], *modes: str, settings: Settings = SETTINGS) -> Actor:
-    return await authenticate(request_with(headers), settings, modes)
+    return await authenticate(Runtime(settings), request_with(headers), modes)
 
 
 async def code_of(headers: dict[str, str], *modes: str, settings: Settings = SETTINGS) -> str:
@@ -351,53 +354,71 @@ def clock() -> Clock:
     return Clock()
 
 
+async def find(cache: JwksCache, key_id: str) -> PyJWK | None:
+    return await cache.find(key_id, asyncio.Lock())
+
+
 async def refusal_of(cache: JwksCache, key_id: str) -> str:
     with pytest.raises(RefusalError) as caught:
-        await cache.find(key_id)
+        await find(cache, key_id)
     return caught.value.code
 
 
 async def test_only_usable_keys_are_taken(key_server: KeyServer, clock: Clock) -> None:
     cache = JwksCache(key_server.url, clock)
-    found = {key_id: await cache.find(key_id) for key_id in ("ec-1", "rsa-1")}
+    found = {key_id: await find(cache, key_id) for key_id in ("ec-1", "rsa-1")}
     assert {key_id: key.algorithm_name for key_id, key in found.items() if key} == {
         "ec-1": "ES256",
         "rsa-1": "RS256",
     }
     for key_id in ("ec-encryption", "p384", "oct-1", "broken"):
-        assert await cache.find(key_id) is None
+        assert await find(cache, key_id) is None
     assert key_server.asked == 1
 
 
 async def test_keys_are_kept_ten_minutes(key_server: KeyServer, clock: Clock) -> None:
     cache = JwksCache(key_server.url, clock)
-    await cache.find("ec-1")
+    await find(cache, "ec-1")
     clock.now += LIFETIME - 1
-    await cache.find("ec-1")
+    await find(cache, "ec-1")
     assert key_server.asked == 1
     clock.now += 1
     key_server.body = b'{"keys": []}'
-    assert await cache.find("ec-1") is None, "a revoked key must be forgotten"
+    assert await find(cache, "ec-1") is None, "a revoked key must be forgotten"
     assert key_server.asked == 2
 
 
 async def test_an_unknown_key_is_asked_for_once_in_a_while(key_server: KeyServer, clock: Clock) -> None:
     cache = JwksCache(key_server.url, clock)
-    await cache.find("ec-1")
+    await find(cache, "ec-1")
     key_server.body = json.dumps({"keys": [*JWKS["keys"], public_jwk(STRANGER, "ec-2")]}).encode()
-    assert await cache.find("ec-2") is None, "too early to ask again"
+    assert await find(cache, "ec-2") is None, "too early to ask again"
     clock.now += REFETCH_INTERVAL
-    assert await cache.find("ec-2") is not None
+    assert await find(cache, "ec-2") is not None
     for made_up in range(5):
-        assert await cache.find(f"made-up-{made_up}") is None
+        assert await find(cache, f"made-up-{made_up}") is None
     assert key_server.asked == 2
 
 
 async def test_many_at_once_ask_once(key_server: KeyServer, clock: Clock) -> None:
-    cache = JwksCache(key_server.url, clock)
-    found = await asyncio.gather(*(cache.find("ec-1") for _ in range(20)))
+    cache, one = JwksCache(key_server.url, clock), asyncio.Lock()
+    found = await asyncio.gather(*(cache.find("ec-1", one) for _ in range(20)))
     assert all(found)
     assert key_server.asked == 1
+
+
+def test_keys_are_fetched_in_one_loop_after_another_however_many_ask() -> None:
+    """A lock that has seen callers wait in one loop refuses those of the next."""
+
+    async def ask(cache: JwksCache) -> None:
+        fetching = Runtime(SETTINGS).part(auth._fetching)
+        answers = await asyncio.gather(*(cache.find("key", fetching) for _ in range(5)), return_exceptions=True)
+        assert {getattr(answer, "code", None) for answer in answers} == {"signing_keys_unavailable"}
+
+    times = iter(range(0, 100_000, 1_000))
+    cache = JwksCache("http://127.0.0.1:9/jwks", clock=lambda: float(next(times)))
+    for _ in range(3):
+        asyncio.run(ask(cache))
 
 
 @pytest.mark.parametrize(
@@ -423,16 +444,16 @@ async def test_no_usable_answer_means_nobody_is_believed(
     assert key_server.asked == 1, "an outage is not made worse"
     key_server.status, key_server.body = 200, json.dumps(JWKS).encode()
     clock.now += RETRY_INTERVAL
-    assert await cache.find("ec-1") is not None
+    assert await find(cache, "ec-1") is not None
 
 
 async def test_known_keys_outlive_a_short_outage(key_server: KeyServer, clock: Clock) -> None:
     cache = JwksCache(key_server.url, clock)
-    await cache.find("ec-1")
+    await find(cache, "ec-1")
     key_server.status = 500
     clock.now += REFETCH_INTERVAL
-    assert await cache.find("unknown") is None
-    assert await cache.find("ec-1") is not None
+    assert await find(cache, "unknown") is None
+    assert await find(cache, "ec-1") is not None
     clock.now += LIFETIME
     assert await refusal_of(cache, "ec-1") == "signing_keys_unavailable"
 
@@ -457,7 +478,7 @@ async def test_an_unreachable_key_server_is_not_the_callers_fault(key_server: Ke
 
 def whoami() -> Function:
     async def handler(request: Request) -> ASGIApp:
-        actor = await authenticate(request, SETTINGS, ("user", "secret"))
+        actor = await authenticate(Runtime(SETTINGS), request, ("user", "secret"))
         return Answer({"actor": actor.member_id})
 
     return function("send", {"POST": handler})

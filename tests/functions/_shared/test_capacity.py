@@ -7,6 +7,8 @@ from starlette.types import Scope
 
 from functions._shared.capacity import MOST, ORDINARY, Capacity, capacity_for
 from services.whatsapp.refusals import RefusalError
+from services.whatsapp.runtime import Runtime
+from services.whatsapp.settings import Settings
 
 CODE = "too_many_bodies"
 
@@ -76,17 +78,26 @@ async def test_who_fails_inside_gives_the_room_back() -> None:
                 raise ValueError("inside")
 
 
+@pytest.fixture
+def runtime() -> Runtime:
+    return Runtime(Settings.read({"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SECRET_KEY": "sb_secret_x"}))
+
+
 def request(length: int | None) -> Scope:
     return {"headers": [] if length is None else [(b"content-length", str(length).encode())]}
 
 
-async def test_ordinary_bodies_pass_while_large_ones_fill_the_room() -> None:
-    async with capacity_for(request(MOST), MOST), asyncio.timeout(1), capacity_for(request(ORDINARY), MOST):
+async def test_ordinary_bodies_pass_while_large_ones_fill_the_room(runtime: Runtime) -> None:
+    async with (
+        capacity_for(runtime, request(MOST), MOST),
+        asyncio.timeout(1),
+        capacity_for(runtime, request(ORDINARY), MOST),
+    ):
         pass
 
 
-async def test_a_body_of_unknown_length_takes_what_it_may_become() -> None:
-    async with capacity_for(request(None), MOST):
+async def test_a_body_of_unknown_length_takes_what_it_may_become(runtime: Runtime) -> None:
+    async with capacity_for(runtime, request(None), MOST):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01), capacity_for(request(ORDINARY + 1), MOST):
+            async with asyncio.timeout(0.01), capacity_for(runtime, request(ORDINARY + 1), MOST):
                 pass

@@ -18,13 +18,12 @@ import asyncio, json, sys
 from tests.faults import clock
 clock.shift(float(sys.argv[1]))
 from services.whatsapp.actors import Server
-from services.whatsapp.clients import postgrest
 from services.whatsapp.flows import reading
-from services.whatsapp.settings import settings
+from services.whatsapp.runtime import Runtime
 
 async def page():
-    rows, cursor = await reading.of_country(sys.argv[2], sys.argv[3] or None, 100, Server(), settings())
-    await postgrest.close_shared()
+    rows, cursor = await reading.of_country(Runtime.of_loop(), sys.argv[2], sys.argv[3] or None, 100, Server())
+    await Runtime.close_of_loop()
     return [[row["message_id"] for row in rows], cursor]
 
 print(json.dumps(asyncio.run(page())))

@@ -8,10 +8,10 @@ import orjson
 import psycopg
 import pytest
 
-from services.whatsapp.clients import postgrest
 from services.whatsapp.flows import receiving
 from services.whatsapp.meta.events import parse
 from services.whatsapp.refusals import RefusalError
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.graph import World
 from tests.local.front import Front, front_of
@@ -42,9 +42,10 @@ async def front(stack: Stack) -> AsyncIterator[Front]:
 
 
 @pytest.fixture
-async def settings(stack: Stack, world: World, front: Front) -> AsyncIterator[Settings]:
-    yield Settings.read(stack.env() | world.env("http://127.0.0.1:9") | {"SUPABASE_URL": front.url})
-    await postgrest.close_shared()
+async def runtime(stack: Stack, world: World, front: Front) -> AsyncIterator[Runtime]:
+    environment = stack.env() | world.env("http://127.0.0.1:9") | {"SUPABASE_URL": front.url}
+    async with Runtime(Settings.read(environment)) as runtime:
+        yield runtime
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ def written(world: World, wamid: str, text: str = "hola", phone: str | None = No
     return orjson.dumps({"object": "whatsapp_business_account", "entry": [entry]})
 
 
-async def receive(body: bytes, settings: Settings) -> int:
+async def receive(runtime: Runtime, body: bytes) -> int:
     """The status that the webhook would answer."""
     try:
-        await receiving.receive(body, settings)
+        await receiving.receive(runtime, body)
     except RefusalError as error:
         return error.status
     return 200
@@ -90,18 +91,18 @@ def stored(database: Database, wamids: list[str]) -> set[str]:
     return {wamid for (wamid,) in rows}
 
 
-async def receive_with_poison(world: World, settings: Settings) -> tuple[list[str], list[int]]:
+async def receive_with_poison(runtime: Runtime, world: World) -> tuple[list[str], list[int]]:
     """Thirty posts at once, of which the eighth is poison."""
     wamids = [new_wamid() for _ in range(30)]
     bodies = [written(world, wamid, "poison" if at == 7 else "hola") for at, wamid in enumerate(wamids)]
-    return wamids, list(await asyncio.gather(*(receive(body, settings) for body in bodies)))
+    return wamids, list(await asyncio.gather(*(receive(runtime, body) for body in bodies)))
 
 
 async def test_an_event_that_can_never_be_stored_is_kept_raw_beside_the_others(
-    world: World, settings: Settings, database: Database, broken: Break
+    world: World, runtime: Runtime, database: Database, broken: Break
 ) -> None:
     broken("messages", "22023", POISON)
-    wamids, statuses = await receive_with_poison(world, settings)
+    wamids, statuses = await receive_with_poison(runtime, world)
 
     assert statuses == [200] * 30
     assert stored(database, wamids) == set(wamids) - {wamids[7]}
@@ -113,25 +114,25 @@ async def test_an_event_that_can_never_be_stored_is_kept_raw_beside_the_others(
 
 @pytest.mark.parametrize("state", ["XX000", "23505"])
 async def test_an_event_that_is_not_stored_now_costs_its_own_post_alone_and_comes_again(
-    world: World, settings: Settings, database: Database, broken: Break, state: str
+    world: World, runtime: Runtime, database: Database, broken: Break, state: str
 ) -> None:
     broken("messages", state, POISON)
-    wamids, statuses = await receive_with_poison(world, settings)
+    wamids, statuses = await receive_with_poison(runtime, world)
 
     assert [at for at, status in enumerate(statuses) if status != 200] == [7]
     assert statuses[7] == 503
     assert stored(database, wamids) == set(wamids) - {wamids[7]}
 
     broken("messages", state, "false")
-    assert await receive(written(world, wamids[7], "poison"), settings) == 200
+    assert await receive(runtime, written(world, wamids[7], "poison")) == 200
     assert stored(database, wamids) == set(wamids)
 
 
 async def test_what_cannot_even_be_set_aside_costs_its_own_post_alone(
-    world: World, settings: Settings, database: Database, broken: Break
+    world: World, runtime: Runtime, database: Database, broken: Break
 ) -> None:
     broken("webhook_events", "22023", "new.payload::text ~ 'poison'")
-    wamids, statuses = await receive_with_poison(world, settings)
+    wamids, statuses = await receive_with_poison(runtime, world)
 
     assert [at for at, status in enumerate(statuses) if status != 200] == [7]
     assert statuses[7] == 503
@@ -153,34 +154,34 @@ async def test_what_cannot_even_be_set_aside_costs_its_own_post_alone(
     ids=str,
 )
 async def test_a_moment_passes_unnoticed_and_what_stays_is_a_503(
-    world: World, settings: Settings, front: Front, database: Database, status: int, body: Any
+    world: World, runtime: Runtime, front: Front, database: Database, status: int, body: Any
 ) -> None:
     wamid = new_wamid()
     front.fail("/rpc/ingest", status, body, times=2)
-    assert await receive(written(world, wamid), settings) == 200
+    assert await receive(runtime, written(world, wamid)) == 200
     assert stored(database, [wamid]) == {wamid}
 
     front.fail("/rpc/ingest", status, body)
     late = new_wamid()
-    assert await receive(written(world, late), settings) == 503
+    assert await receive(runtime, written(world, late)) == 503
     front.heal()
-    assert await receive(written(world, late), settings) == 200
+    assert await receive(runtime, written(world, late)) == 200
     assert stored(database, [late]) == {late}
 
 
 async def test_a_person_whom_send_is_writing_down_just_now_is_heard_all_the_same(
-    world: World, settings: Settings, database: Database, stack: Stack
+    world: World, runtime: Runtime, database: Database, stack: Stack
 ) -> None:
     """Known by user id only, and writes with phone and user id while a contact of the phone is not yet committed."""
     phone, bsuid = some_phone(), f"MX.{some_phone()[1:]}"
     first, second = new_wamid(), new_wamid()
     database.execute("insert into whatsapp.contacts (country_id, bsuid) values ('MX', %s)", (bsuid,))
-    assert await receive(written(world, first, phone=some_phone()), settings) == 200
+    assert await receive(runtime, written(world, first, phone=some_phone())) == 200
     with psycopg.connect(stack.database_url) as sending:
         sending.execute(
             "insert into whatsapp.contacts (country_id, phone, match_key) values ('MX', %s, %s)", (phone, phone[1:])
         )
-        answer = asyncio.create_task(receive(written(world, second, phone=phone, bsuid=bsuid), settings))
+        answer = asyncio.create_task(receive(runtime, written(world, second, phone=phone, bsuid=bsuid)))
         waiting = "select 1 from pg_catalog.pg_stat_activity where wait_event_type = 'Lock'"
         await until(lambda: database.execute(waiting).fetchone())
         sending.commit()
@@ -189,14 +190,14 @@ async def test_a_person_whom_send_is_writing_down_just_now_is_heard_all_the_same
 
 
 async def test_that_a_partner_was_removed_is_said_where_it_stops_nothing(
-    settings: Settings, world: World, capsys: pytest.CaptureFixture[str]
+    runtime: Runtime, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = world.numbers[0]
     value = {"event": "PARTNER_REMOVED", "waba_info": {"waba_id": number.waba_id, "partner_app_id": "5" * 15}}
     entry = {"id": number.waba_id, "time": 1795500200, "changes": [{"field": "account_update", "value": value}]}
     body = orjson.dumps({"object": "whatsapp_business_account", "entry": [entry]})
 
-    await receiving.follow_up(parse(body, settings.directory), settings)
+    await receiving.follow_up(runtime, parse(body, runtime.settings.directory))
 
     line = orjson.loads(capsys.readouterr().out)
     assert (line["event"], line["what"], line["country"]) == ("partner_removed", "PARTNER_REMOVED", "MX")

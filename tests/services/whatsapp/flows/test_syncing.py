@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from services.whatsapp.clients import graph, postgrest
 from services.whatsapp.flows import syncing
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.graph import Graph
 from tests.graph.errors import unknown_object
@@ -33,40 +33,38 @@ def running() -> Iterator[Graph]:
         yield graph
 
 
-Meta = Callable[..., AbstractAsyncContextManager[tuple[Graph, Settings]]]
+Meta = Callable[..., AbstractAsyncContextManager[tuple[Graph, Runtime]]]
 
 
 @pytest.fixture
 def meta(stack: Stack, running: Graph) -> Meta:
-    """The stand-in and the settings of a process that knows the accounts of these countries."""
+    """The stand-in and the runtime of a process that knows the accounts of these countries."""
 
     @asynccontextmanager
-    async def standing_in(*countries: str, **changes: str) -> AsyncIterator[tuple[Graph, Settings]]:
+    async def standing_in(*countries: str, **changes: str) -> AsyncIterator[tuple[Graph, Runtime]]:
         running.reset()
         others = tuple(f"{one.env_prefix}_" for one in running.world.numbers if one.country_id not in countries)
         environment = stack.env() | running.env() | changes
-        try:
-            yield running, Settings.read({n: value for n, value in environment.items() if not n.startswith(others)})
-        finally:
-            await graph.close_shared()
-            await postgrest.close_shared()
+        known = {name: value for name, value in environment.items() if not name.startswith(others)}
+        async with Runtime(Settings.read(known)) as runtime:
+            yield running, runtime
 
     return standing_in
 
 
 async def test_an_account_without_a_row_is_reported_and_stops_no_other(meta: Meta) -> None:
     """AR's account `main` is in the environment and has no row in whatsapp.accounts; it comes before MX."""
-    async with meta("AR", "MX") as (standing_in, settings):
-        reports = await syncing.sync(settings)
+    async with meta("AR", "MX") as (standing_in, runtime):
+        reports = await syncing.sync(runtime)
         assert [report["country_id"] for report in reports] == ["AR", "MX"]
         assert reports[0]["error"] == {"code": "PT404", "message": "no such account"}
         assert reports[1]["stored"] == len(standing_in.world.templates[standing_in.world.number("MX").waba_id])
 
 
 async def test_an_account_whose_token_is_dead_is_reported_and_stops_no_other(meta: Meta) -> None:
-    async with meta("CO", "MX") as (standing_in, settings):
+    async with meta("CO", "MX") as (standing_in, runtime):
         standing_in.tokens(standing_in.world.number("CO"), ["another"])
-        dead, alive = await syncing.sync(settings)
+        dead, alive = await syncing.sync(runtime)
     assert (dead["country_id"], dead["account"]) == ("CO", "main")
     assert dead["error"] == {"code": 190, "message": "The access token is expired or invalid"}
     assert "error" not in alive
@@ -84,9 +82,9 @@ ODD_ANSWERS = {
 @pytest.mark.parametrize("name", ODD_ANSWERS)
 @pytest.mark.parametrize("edge", ["message_templates", ""], ids=["templates", "number"])
 async def test_what_meta_answers_for_one_account_stops_no_other(meta: Meta, name: str, edge: str) -> None:
-    async with meta("CO", "MX") as (standing_in, settings):
+    async with meta("CO", "MX") as (standing_in, runtime):
         standing_in.read(standing_in.world.number("CO"), edge, ODD_ANSWERS[name])
-        odd, other = await syncing.sync(settings)
+        odd, other = await syncing.sync(runtime)
     assert odd["error"]
     # One of the two reads failed; the other has been taken over all the same.
     assert ("stored" in odd, "messages_per_second" in odd) == (bool(not edge), bool(edge))
@@ -119,9 +117,9 @@ ODD_PAGES = {
 
 async def listing(meta: Meta, *pages: str) -> Row:
     """What a sync reports when Meta lists MX's templates like this."""
-    async with meta("MX") as (standing_in, settings):
+    async with meta("MX") as (standing_in, runtime):
         standing_in.read(standing_in.world.number("MX"), "message_templates", *((200, page) for page in pages))
-        [report] = await syncing.sync(settings)
+        [report] = await syncing.sync(runtime)
     return report
 
 
@@ -194,8 +192,8 @@ async def test_none_is_no_reason(meta: Meta, database: psycopg.Connection[Any]) 
 
 @pytest.mark.parametrize("version", ["v21.0", "v23.0", "v24.0", "v25.0"])
 async def test_the_messaging_limit_is_read_on_every_version(meta: Meta, version: str) -> None:
-    async with meta("MX", META_GRAPH_VERSION=version) as (_, settings):
-        [report] = await syncing.sync(settings)
+    async with meta("MX", META_GRAPH_VERSION=version) as (_, runtime):
+        [report] = await syncing.sync(runtime)
     assert "error" not in report
     assert (report["messaging_limit"], report["quality"]) == (2_000, "GREEN")
 
@@ -214,26 +212,26 @@ def refusal(words: str, code: int = 100) -> tuple[int, str]:
     ],
 )
 async def test_a_refused_field_does_not_cost_the_others(meta: Meta, words: str) -> None:
-    async with meta("MX") as (standing_in, settings):
+    async with meta("MX") as (standing_in, runtime):
         standing_in.read(standing_in.world.number("MX"), "", refusal(words))
-        [report] = await syncing.sync(settings)
+        [report] = await syncing.sync(runtime)
     assert "error" not in report
     assert report["quality"] == "GREEN"
 
 
 @pytest.mark.parametrize("answer", [refusal("No", 10), (400, unknown_object("1", "get").body().decode())])
 async def test_what_is_refused_for_another_reason_is_asked_once(meta: Meta, answer: tuple[int, str]) -> None:
-    async with meta("MX") as (standing_in, settings):
+    async with meta("MX") as (standing_in, runtime):
         standing_in.read(standing_in.world.number("MX"), "", answer)
-        [report] = await syncing.sync(settings)
+        [report] = await syncing.sync(runtime)
     assert report["error"]["code"] in (10, 100)
     assert "quality" not in report
 
 
 async def test_a_read_that_is_refused_for_ever_ends(meta: Meta) -> None:
-    async with meta("MX") as (standing_in, settings):
+    async with meta("MX") as (standing_in, runtime):
         standing_in.read(standing_in.world.number("MX"), "", *[refusal("No")] * 20)
-        [report] = await syncing.sync(settings)
+        [report] = await syncing.sync(runtime)
     assert report["error"]["code"] == 100
 
 
@@ -261,13 +259,13 @@ async def test_a_rate_follows_meta_into_coexistence_and_out_of_it(
     change = f"update whatsapp.accounts set messages_per_second = %s, coexistence = false {where}"
     database.execute(change.encode(), [rate])
     try:
-        async with meta("CO") as (standing_in, settings):
+        async with meta("CO") as (standing_in, runtime):
             for words in told:
                 level = words if words != "coexistence" else "STANDARD"
                 standing_in.change_number(
                     standing_in.world.number("CO"), throughput=level, is_on_biz_app=words == "coexistence"
                 )
-                [report] = await syncing.sync(settings)
+                [report] = await syncing.sync(runtime)
         assert report["messages_per_second"] == ends
     finally:
         database.execute(change.encode(), row)
