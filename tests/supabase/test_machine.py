@@ -26,6 +26,8 @@ from tests.supabase.ground import Land, Row, messages_of, new_wamid, some_phone
 Database = psycopg.Connection[Any]
 LADDER = ("played", "read", "delivered", "failed", "sent", "accepted")
 """The state of a message is the first of these that is known of it."""
+STATES = ("sent", "delivered", "read", "played", "failed")
+ANSWERS = st.sampled_from(("accepted", "unknown", "rejected", "retry", "held", "released"))
 WAITING = ("queued", "sending", "unknown")
 LEASE, DEADLINE = 60, 60
 MANY = st.lists(st.sampled_from(("plain", "offer")), min_size=1, max_size=4)
@@ -129,13 +131,24 @@ class Verbs(RuleBasedStateMachine):
             self.holds.append(Hold(leased))
 
     @precondition(lambda self: self._open())
-    @rule(data=st.data(), outcome=st.sampled_from(("accepted", "unknown", "rejected", "retry", "held", "released")))
+    @rule(data=st.data(), outcome=ANSWERS)
     def post_and_settle(self, data: st.DataObject, outcome: str) -> None:
+        """Whatever Meta answers: a refusal or a plea to wait, too, for what it has taken and perhaps told of."""
+        self._settle(data.draw(st.sampled_from(self._open())), outcome)
+
+    @precondition(lambda self: self._open())
+    @rule(data=st.data(), state=st.sampled_from(STATES), outcome=ANSWERS)
+    def tell_a_status_before_the_answer(self, data: st.DataObject, state: str, outcome: str) -> None:
         hold = data.draw(st.sampled_from(self._open()))
+        hold.wamid = hold.wamid or new_wamid()
+        self._tell(hold, state)
+        self._settle(hold, outcome)
+
+    def _settle(self, hold: Hold, outcome: str) -> None:
         if hold.wamid is None and outcome == "accepted":
             hold.wamid = new_wamid()
-        if hold.wamid is not None and outcome not in ("accepted", "unknown"):
-            outcome = "accepted"
+        if hold.wamid is not None and outcome == "released":
+            outcome = "retry"  # only what was never written is released
         hold.settled = outcome != "unknown"
         more = {"wamid": hold.wamid} if outcome == "accepted" else {"code": 131000} if outcome == "rejected" else {}
         self.results.append(self.land.outcome(hold.message, outcome, **more))
@@ -170,9 +183,11 @@ class Verbs(RuleBasedStateMachine):
     # Meta
 
     @precondition(lambda self: self._taken())
-    @rule(data=st.data(), state=st.sampled_from(("sent", "delivered", "read", "played", "failed")))
+    @rule(data=st.data(), state=st.sampled_from(STATES))
     def tell_a_status(self, data: st.DataObject, state: str) -> None:
-        hold = data.draw(st.sampled_from(self._taken()))
+        self._tell(data.draw(st.sampled_from(self._taken())), state)
+
+    def _tell(self, hold: Hold, state: str) -> None:
         assert hold.wamid is not None
         message_id = hold.message["message_id"]
         error = {"error": {"code": 131026, "title": "Undeliverable"}} if state == "failed" else {}
@@ -202,6 +217,12 @@ class Verbs(RuleBasedStateMachine):
             self._age(DEADLINE // 2)
             self.land.ingest(self.land.writes(some_phone(), time.time()))
             self._sweep()
+
+    @rule()
+    def nobody_answers(self) -> None:
+        """Drainers die with what they claim, time and again, and the feed goes on without a word of it."""
+        self.claim()
+        self.people_write_all_the_while()
 
     def _age(self, seconds: int) -> None:
         self.clock += seconds
