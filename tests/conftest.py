@@ -10,7 +10,7 @@ import pytest
 from tests.graph import World, graph_process
 from tests.local import processes
 from tests.local.stack import Stack, running_stack
-from tests.proofs.house import House, until
+from tests.proofs.house import PATIENCE, House, until
 
 SPARE_ACCOUNTS = [f"own-{number}" for number in range(1, 301)]
 
@@ -48,7 +48,10 @@ def whole_house() -> Iterator[House]:
             house.sign_up("viewer", {"MX": "viewer"})
             house.sign_up("nobody", {})
             synced = httpx.post(
-                f"{stack.url}/functions/v1/templates-sync", headers={"apikey": stack.secret_key}, trust_env=False
+                f"{stack.url}/functions/v1/templates-sync",
+                headers={"apikey": stack.secret_key},
+                timeout=PATIENCE,
+                trust_env=False,
             )
             assert synced.status_code == 200, synced.text
             yield house

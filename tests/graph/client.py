@@ -299,7 +299,7 @@ class Graph:
 
     # waiting
 
-    def wait_until(self, predicate: Callable[[Counts], bool], timeout: float = 10) -> Counts:
+    def wait_until(self, predicate: Callable[[Counts], bool], timeout: float = 60) -> Counts:
         """Block until `predicate(counts)`; TimeoutError with the last counts otherwise."""
         deadline = time.monotonic() + timeout
         while not predicate(counts := self.counts()):
@@ -308,7 +308,7 @@ class Graph:
             time.sleep(0.01)
         return counts
 
-    async def until(self, predicate: Callable[[Counts], bool], timeout: float = 10) -> Counts:
+    async def until(self, predicate: Callable[[Counts], bool], timeout: float = 60) -> Counts:
         """`wait_until` for async tests: lets the loop run in between."""
         deadline = time.monotonic() + timeout
         while not predicate(counts := self.counts()):

@@ -127,7 +127,10 @@ def mint_jwt(
 def sign_up(stack: Stack, email: str, password: str) -> tuple[str, str]:
     """Create a user through the Auth API, or sign in the one there is; returns (user id, access token)."""
     with httpx.Client(
-        base_url=f"{stack.rest_url}/auth/v1", headers={"apikey": stack.publishable_key}, trust_env=False
+        base_url=f"{stack.rest_url}/auth/v1",
+        headers={"apikey": stack.publishable_key},
+        timeout=60,
+        trust_env=False,
     ) as client:
         credentials = {"email": email, "password": password}
         answer = client.post("/signup", json=credentials)

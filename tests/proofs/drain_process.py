@@ -1,7 +1,7 @@
 """One drainer as a process of its own, to be killed or to compete: `python -m tests.proofs.drain_process 5 0.5 8`.
 
 Arguments, in seconds: the lease, the time a POST needs room for within it, the budget. The environment says what to
-drain. Prints the report as JSON.
+drain. Prints `ready`, begins when a line is read, and prints the report as JSON.
 """
 
 import asyncio
@@ -24,4 +24,6 @@ async def main(lease: float, margin: float, budget: float) -> None:
 
 
 if __name__ == "__main__":
+    print("ready", flush=True)
+    sys.stdin.readline()
     asyncio.run(main(*map(float, sys.argv[1:4])))

@@ -41,6 +41,8 @@ OFFER: Row = {
         ],
     },
 }
+PATIENCE = 60.0
+"""Seconds a test waits for what must come, on a machine that is busy with other things as well."""
 ERROR_FIELDS = {"code", "message", "details", "hint", "error"}
 
 
@@ -159,18 +161,22 @@ class House:
 
     @contextmanager
     def drain_process(
-        self, number: Number, *, lease: float = 60, margin: float = 25, budget: float = 10
+        self, number: Number, *, lease: float = 60, margin: float = 25, budget: float = 10, begins: bool = True
     ) -> Iterator[subprocess.Popen[bytes]]:
         """The same as a process of its own; see tests/proofs/drain_process.py. What it complains of is shown with
-        the failure of the test."""
+        the failure of the test. If it does not begin by itself, `begin_together` makes it."""
         arguments = [str(seconds) for seconds in (lease, margin, budget)]
         command = [sys.executable, "-m", "tests.proofs.drain_process", *arguments]
         environment = {"PATH": os.environ.get("PATH", "")} | self.env(number)
         with (
             tempfile.TemporaryFile() as complaints,
-            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=complaints) as process,
+            subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
+            ) as process,
         ):
             try:
+                if begins:
+                    begin(process)
                 yield process
             except BaseException as error:
                 complaints.seek(0)
@@ -214,7 +220,7 @@ class House:
     def state(self, message_id: str) -> str:
         return str(self.message(message_id)["state"])
 
-    async def until_state(self, message_id: str, *states: str, timeout: float = 10) -> None:
+    async def until_state(self, message_id: str, *states: str, timeout: float = PATIENCE) -> None:
         try:
             await until(lambda: self.state(message_id) in states, timeout)
         except TimeoutError:
@@ -243,7 +249,22 @@ async def post(
     return await client.post("/send", json=body, headers=headers)
 
 
-async def until(probe: Callable[[], Found], timeout: float = 10) -> Found:
+def begin(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"begin\n")
+    process.stdin.flush()
+
+
+async def begin_together(*processes: subprocess.Popen[bytes]) -> None:
+    """Drainers that were started without beginning do so now, none earlier than the last of them is ready."""
+    for process in processes:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == b"ready\n"
+    for process in processes:
+        begin(process)
+
+
+async def until(probe: Callable[[], Found], timeout: float = PATIENCE) -> Found:
     """What `probe` gives, once that is true."""
     deadline = time.monotonic() + timeout
     while not (found := probe()):

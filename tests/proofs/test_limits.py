@@ -6,6 +6,7 @@ The portfolio's limit has a file of its own, test_portfolio.py.
 import asyncio
 import itertools
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -23,11 +24,14 @@ from psycopg.types.json import Jsonb
 from services.whatsapp.flows.draining import HORIZON
 from tests.graph.client import Arrival
 from tests.graph.world import Number
-from tests.proofs.house import OFFER, PLAIN, TEXT, House, Row, check_refusal, some_phone, until
+from tests.proofs.house import OFFER, PLAIN, TEXT, House, Row, begin_together, check_refusal, some_phone, until
 
 JITTER = 0.049
 """Seconds by which messages may be held up differently on their way without a number passing its rate: the room in
 `slot_step`, less a millisecond for rounding."""
+
+ROUNDING = 0.001
+"""A drainer is told in whole milliseconds when a slot is."""
 
 SECOND = timedelta(seconds=1)
 
@@ -39,21 +43,13 @@ def people(n: int) -> list[str]:
     return sorted(phones)
 
 
-def hold(house: House, number: Number, seconds: float) -> None:
-    """Nothing of this number is handed out for so long: drainers that start meanwhile begin together."""
-    house.run(
-        "insert into whatsapp.throttles (country_id, account_id, held_until)"
-        " values ('MX', %s, now() + %s * interval '1 second')"
-        " on conflict (country_id, account_id) do update set held_until = excluded.held_until",
-        number.account_id,
-        seconds,
-    )
-
-
 async def drain_by_many(house: House, number: Number, drainers: int, budget: float) -> list[Row]:
     """Several drainers at once, each a process of its own; what each reports."""
     with ExitStack() as stack:
-        started = [stack.enter_context(house.drain_process(number, budget=budget)) for _ in range(drainers)]
+        started = [
+            stack.enter_context(house.drain_process(number, budget=budget, begins=False)) for _ in range(drainers)
+        ]
+        await begin_together(*started)
         outputs = await asyncio.gather(*(asyncio.to_thread(subprocess.Popen.communicate, one) for one in started))
     return [json.loads(output[0].splitlines()[-1]) for output in outputs]
 
@@ -68,20 +64,23 @@ def most(times: Iterable[float], seconds: float) -> int:
     return found
 
 
+def leases_of(house: House, number: Number) -> list[Row]:
+    return house.all("select * from whatsapp.leases where account_id = %s order by slot_at", number.account_id)
+
+
 def slots_of(house: House, number: Number) -> dict[str, list[float]]:
     """When each message of this number was to be posted, by the database, try by try."""
     slots: dict[str, list[float]] = {}
-    for lease in house.all("select * from whatsapp.leases where account_id = %s order by slot_at", number.account_id):
+    for lease in leases_of(house, number):
         for n, message_id in enumerate(lease["message_ids"]):
             slots.setdefault(str(message_id), []).append(lease["slot_at"].timestamp() + n * lease["slot_step"] / SECOND)
     return slots
 
 
-def spread(arrived: Iterable[Arrival], slots: dict[str, list[float]]) -> float:
-    """How differently messages were held up between their slot and their arrival."""
+def lateness(arrived: Iterable[Arrival], slots: dict[str, list[float]]) -> list[float]:
+    """How long after its slot each message arrived."""
     tries = {message_id: iter(moments) for message_id, moments in slots.items()}
-    late = [arrival.wall - next(tries[str(arrival.callback_data)]) for arrival in arrived]
-    return max(late) - min(late)
+    return [arrival.wall - next(tries[str(arrival.callback_data)]) for arrival in arrived]
 
 
 def check_everybody_once(house: House, number: Number, message_ids: Iterable[str]) -> None:
@@ -102,54 +101,85 @@ def check_everybody_once(house: House, number: Number, message_ids: Iterable[str
 async def test_drainers_together_keep_the_rate_of_a_number_and_use_it(
     house: House, per_second: int, replies: int
 ) -> None:
-    for _ in range(3):
-        delay = await measure_drainers(house, per_second, replies)
-        if delay <= JITTER:
-            return
-    pytest.skip(f"this machine held one message up {delay * 1000:.0f} ms longer than another")
-
-
-async def measure_drainers(house: House, per_second: int, replies: int) -> float:
-    """Three drainers at a number's limit. Returns how differently messages were held up on their way."""
+    """Judged by the slots the database hands out and by who arrives before its slot: how long a machine holds a message
+    up on its way is nothing we could promise, and what slots leave room for."""
     number, writers = house.account(messages_per_second=per_second), people(replies)
     for writer in writers:
         await house.open_window(number, writer)
     message_ids = house.enqueue(number, people(per_second * 3))
-    house.graph.throttle(number, per_second)
-    hold(house, number, 2.5)
-    draining = asyncio.create_task(drain_by_many(house, number, 3, budget=14))
+    draining = asyncio.create_task(drain_by_many(house, number, 3, budget=60))
     await until(lambda: house.graph.arrived(number))
     for writer in writers:
         message_ids += house.enqueue(number, [writer], TEXT)
         await asyncio.sleep(2 / replies)
     reports = await draining
 
-    assert all(report["claimed"] > 0 for report in reports)
-    arrived, slots = house.graph.arrived(number), slots_of(house, number)
-    moments, delay = list(itertools.chain.from_iterable(slots.values())), spread(arrived, slots)
-    # The promise of the database, whatever drainers do: slots leave room for the jitter of the way.
-    assert most(moments, 1 + JITTER) <= per_second
-    # What arrives within a second had slots within a second and the difference in delay: no drainer adds to that.
-    assert house.graph.peak(number) <= most(moments, 1 + delay)
-    if delay <= JITTER:
-        assert house.graph.peak(number) <= per_second
-        assert house.graph.counts().of(number)["codes"] == {}
-        assert len(arrived) / (arrived[-1].monotonic - arrived[0].monotonic) > 0.8 * per_second
-        check_everybody_once(house, number, message_ids)
-    return delay
+    assert sum(report["claimed"] > 0 for report in reports) > 1
+    arrived, slots, leases = house.graph.arrived(number), slots_of(house, number), leases_of(house, number)
+    # Kept: slots leave room for the jitter of the way, and no drainer is ahead of them.
+    assert most(itertools.chain.from_iterable(slots.values()), 1 + JITTER) <= per_second
+    assert min(lateness(arrived, slots)) >= -ROUNDING
+    # Used: slots lie as close as they may, none is left out but those that replies took, and drainers come for the
+    # next before the last have left.
+    assert (
+        max(lease["slot_step"] for lease in leases) / SECOND <= 1.05 * (1.1 if replies else 1) / per_second + ROUNDING
+    )
+    assert left_out(leases) <= replies * 1.05 / per_second + ROUNDING
+    assert share_leased_ahead(leases, arrived) > 0.5
+    check_everybody_once(house, number, message_ids)
+
+
+def left_out(leases: list[Row]) -> float:
+    """Seconds of slots between the leases that nobody was given, although somebody had come for them."""
+    seconds, free = 0.0, leases[0]["slot_at"]
+    for lease in leases:
+        seconds += max(lease["slot_at"] - max(free, lease["leased_at"]), 0 * SECOND) / SECOND
+        free = max(free, lease["slot_at"] + len(lease["message_ids"]) * lease["slot_step"])
+    return seconds
+
+
+def share_leased_ahead(leases: list[Row], arrived: list[Arrival]) -> float:
+    """Of all messages but the first, how many were leased while those before them had not all arrived yet."""
+    reached = {arrival.callback_data: arrival.wall for arrival in arrived}
+    ahead = total = 0
+    for before, after in itertools.pairwise(leases):
+        last = max(reached[str(message_id)] for message_id in before["message_ids"])
+        total += len(after["message_ids"])
+        ahead += len(after["message_ids"]) * (after["leased_at"].timestamp() < last)
+    return ahead / total
+
+
+async def test_a_drainer_that_was_held_up_does_not_make_up_for_it_at_once(house: House) -> None:
+    per_second = 80
+    number = house.account(messages_per_second=per_second)
+    message_ids = house.enqueue(number, people(per_second * 3))
+    with house.drain_process(number, budget=60) as drainer:
+        await until(lambda: len(slots_after(house, number, time.time())) > per_second / 4)
+        drainer.send_signal(signal.SIGSTOP)
+        stopped, slots = time.time(), slots_of(house, number)
+        await until(lambda: time.time() > max(moment for tries in slots.values() for moment in tries))
+        before, resumed = house.graph.arrived(number), time.time()
+        drainer.send_signal(signal.SIGCONT)
+        await asyncio.to_thread(drainer.wait)
+
+    waiting = slots.keys() - {arrival.callback_data for arrival in before}
+    begun = sum(slots[message_id][0] < stopped for message_id in waiting)
+    assert len(waiting) > begun
+    followed = house.graph.arrived(number)[len(before) + begun + 1 :]
+    assert all(arrival.wall - resumed >= n / per_second for n, arrival in enumerate(followed))
+    check_everybody_once(house, number, message_ids)
 
 
 async def test_what_people_write_is_taken_off_the_rate(house: House) -> None:
     per_second, written_per_second, seconds = 80, 40, 3
     number = house.account(messages_per_second=per_second)
-    house.enqueue(number, people(450))
-    hold(house, number, 1)
-    with house.drain_process(number, budget=15) as drainer:
+    house.enqueue(number, people(1_000))
+    with house.drain_process(number, budget=60) as drainer:
         await until(lambda: len(house.graph.arrived(number)) > per_second)
         written = await write(house, number, written_per_second, seconds)
         last = max(written.values())
         # And then the number has its whole rate again.
-        await until(lambda: most(walls_after(house, number, last), 0.5) > 0.6 * per_second * 0.5)
+        await until(lambda: most(slots_after(house, number, last), 0.5) > 0.6 * per_second * 0.5)
         drainer.terminate()
         await asyncio.to_thread(drainer.wait)
 
@@ -161,14 +191,15 @@ async def test_what_people_write_is_taken_off_the_rate(house: House) -> None:
     seen = max(row["received_at"].timestamp() - written[row["wamid"]] for row in known)
     on_top = most(written.values(), HORIZON + seen)
     arrived = house.graph.arrived(number)
-    delay = spread(arrived, slots_of(house, number))
+    late = lateness(arrived, slots_of(house, number))
+    delay = max(late) - min(late)
     moments = [*written.values(), *(arrival.wall for arrival in arrived)]
     assert most(moments, 1) <= per_second * (1 + delay) + on_top
     assert most(moments, seconds) <= per_second * (seconds + delay) + on_top
 
 
-def walls_after(house: House, number: Number, moment: float) -> list[float]:
-    return [arrival.wall for arrival in house.graph.arrived(number) if arrival.wall > moment]
+def slots_after(house: House, number: Number, moment: float) -> list[float]:
+    return [slot for tries in slots_of(house, number).values() for slot in tries if slot > moment]
 
 
 async def write(house: House, number: Number, per_second: int, seconds: int) -> dict[str, float]:
@@ -221,7 +252,7 @@ async def test_no_slot_is_given_twice_whoever_claims_and_whatever_comes_in(house
 
     await asyncio.gather(*(asyncio.to_thread(claim_or_write, Random(f"{seed} {n}")) for n in range(4)))
 
-    leases = house.all("select * from whatsapp.leases where account_id = %s order by slot_at", number.account_id)
+    leases = leases_of(house, number)
     assert sorted(str(one) for lease in leases for one in lease["message_ids"]) == sorted(message_ids)
     assert len(leases) > 20
     for one, after in itertools.pairwise(leases):
@@ -315,6 +346,7 @@ async def test_a_number_in_maintenance_sends_nothing_and_goes_on_by_itself(house
     resumed = house.graph.arrived(number)[len(before)]
     assert resumed.wall >= until_at.timestamp()
     check_everybody_once(house, number, message_ids)
+    house.all("select whatsapp.sweep(array['accounts'])")
     [account] = house.all("select * from whatsapp.accounts where account_id = %s", number.account_id)
     assert account["state"] == "active"
 
@@ -364,7 +396,7 @@ async def test_when_meta_says_so_all_the_same_this_person_waits_longer_each_time
         await until(lambda tries=tries: house.count("queue where message_id = %s and waits = %s", message_id, tries))  # type: ignore[misc]
         sooner(house, number, seconds)
         others = house.enqueue(number, people(10))
-        await until(lambda others=others: all(house.arrivals(one) for one in others), 3)  # type: ignore[misc]
+        await until(lambda others=others: all(house.arrivals(one) for one in others))  # type: ignore[misc]
         everybody += others
     await draining
 

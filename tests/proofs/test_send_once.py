@@ -87,21 +87,3 @@ async def test_a_reply_does_not_wait_behind_a_campaign(house: House) -> None:
     assert report.accepted == len(order) == 41
     # What has its slot already goes first: half a second of them at 20 per second, and those posted meanwhile.
     assert order.index(reply) <= 5 + 20
-
-
-async def test_two_drainers_never_send_the_same_and_together_keep_the_rate(house: House) -> None:
-    number = house.account(messages_per_second=20)
-    message_ids = house.enqueue(number, (some_phone() for _ in range(45)))
-
-    with house.drain_process(number, budget=8) as one, house.drain_process(number, budget=8) as other:
-        counts = await house.graph.until(lambda counts: counts.of(number)["accepted"] == 45)
-        reports = [await asyncio.to_thread(process.communicate) for process in (one, other)]
-
-    arrivals = house.graph.arrived(number)
-    assert sorted(str(arrival.callback_data) for arrival in arrivals) == sorted(message_ids)
-    assert counts.repeated == 0
-    # Slots lie 50 ms apart; a POST may be a little late, never early.
-    assert house.graph.peak(number) <= 22
-    seconds = arrivals[-1].monotonic - arrivals[0].monotonic
-    assert 44 / 20 - 0.2 <= seconds <= 44 / 20 + 2
-    assert all(b'"accepted"' in out for out, _ in reports)
