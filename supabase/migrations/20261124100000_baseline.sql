@@ -604,6 +604,16 @@ create type whatsapp_internal.holder as (
   bound_at timestamptz
 );
 
+-- The names of a person that hold now. `other`: the BSUID is another portfolio's than the event's.
+create type whatsapp_internal.names as (
+  match_key text,
+  wa_id text,
+  phone text,
+  bsuid text,
+  portfolio text,
+  other boolean
+);
+
 create type whatsapp_internal.consent as (
   country_id text,
   contact_id uuid,
@@ -880,6 +890,17 @@ as $$
   left join whatsapp.members m on m.country_id = p_country and m.user_id = p_actor
 $$;
 
+-- Why there is no such account, or no default one where none was named.
+create or replace function whatsapp_internal.refuse_account(p_country text, p_account text) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object('field', 'account', 'code', case
+    when not exists (select from whatsapp.accounts a where a.country_id = p_country) then 'unknown_country'
+    when p_account is null then 'no_default_account'
+    else 'no_such_account'
+  end)
+$$;
+
 -- A key of a bulk call: null if it is new and taken now, else what it was answered, or that it was used for something else. Of two calls with one
 -- key the second waits here for the first.
 create or replace function whatsapp_internal.answer_of_key(p_country text, p_scope text, p_key text, p_fingerprint text) returns jsonb
@@ -920,9 +941,7 @@ begin
   select * into v_account from whatsapp.accounts a
   where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default)) for no key update;
   if not found then
-    return jsonb_build_object('field', 'account', 'code', case
-      when not exists (select from whatsapp.accounts a where a.country_id = p_country) then 'unknown_country'
-      when p_account is null then 'no_default_account' else 'no_such_account' end);
+    return whatsapp_internal.refuse_account(p_country, p_account);
   end if;
   if v_account.state = 'disabled' then
     return jsonb_build_object('field', 'account', 'code', 'account_disabled');
@@ -1521,7 +1540,7 @@ declare
   v_ids uuid[];
   v_rows whatsapp.contacts[];
   v_into uuid;
-  v_now record;  -- the names that hold
+  v_now whatsapp_internal.names;
 begin
   for v_try in 1 .. 2 loop
     select h.* into v_number from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at) h;
@@ -1568,37 +1587,7 @@ begin
     cross join lateral (select c from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = id limit 1) row_of
     order by id);
 
-  -- The names that hold: the latest that is known, and of an announced change not the old ones.
-  select number.match_key, number.wa_id, number.phone, id.bsuid, id.portfolio, id.other into v_now
-  from (select exists (
-      select from unnest(v_rows) r where r.bsuid <> p.bsuid and r.bsuid_portfolio <> v_portfolio) as other) elsewhere
-  left join lateral (
-    select n.match_key, n.wa_id, (select max(r.phone) from unnest(v_rows) r where r.match_key = n.match_key) as phone
-    from (
-      select p.match_key as match_key, p.wa_id as wa_id, p.at as since, 1 as turn where v_number_holds
-      union all
-      select r.match_key, r.wa_id, coalesce(r.bound_at, '-infinity'), 2
-      from unnest(v_rows) r
-      where r.match_key is not null and (r.match_key <> coalesce(p.match_key, '') or v_number_holds or r.bound_at > p.at)
-        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
-        and (r.match_key <> coalesce(p.previous_match_key, '') or r.bound_at > p.at)
-    ) n
-    order by n.since desc, n.turn limit 1
-  ) number on true
-  left join lateral (
-    select b.bsuid, b.portfolio, elsewhere.other
-    from (
-      select p.bsuid as bsuid, v_portfolio as portfolio, p.at as since, 1 as turn where v_bsuid_holds and not elsewhere.other
-      union all
-      select r.bsuid, r.bsuid_portfolio, coalesce(r.bound_at, '-infinity'), 2
-      from unnest(v_rows) r
-      where r.bsuid is not null and (r.bsuid <> coalesce(p.bsuid, '') or v_bsuid_holds or r.bound_at > p.at)
-        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
-        and (r.bsuid <> coalesce(p.previous_bsuid, '') or r.bound_at > p.at)
-    ) b
-    order by b.since desc, b.turn limit 1
-  ) id on true;
-
+  v_now := whatsapp_internal.names_now(p, v_rows, v_portfolio, v_number.contact_id, v_bsuid.contact_id, v_number_holds, v_bsuid_holds);
   if v_before is not null then
     perform whatsapp_internal.let_go(p.country_id, v_before, p.match_key, p.at - interval '1 microsecond');
   end if;
@@ -1616,27 +1605,7 @@ begin
     end loop;
   end if;
 
-  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
-  select p.country_id, name, v_into, max(until), max(bsuid)
-  from (
-    select r.match_key as name, p.at as until, r.bsuid from unnest(v_rows) r where r.match_key is distinct from v_now.match_key
-    union all
-    select r.bsuid, case when v_now.other and r.bsuid_portfolio <> v_now.portfolio then 'infinity' else p.at end, null
-    from unnest(v_rows) r where r.bsuid is distinct from v_now.bsuid
-    union all
-    select p.match_key, p.at, p.bsuid where p.match_key is distinct from v_now.match_key
-    union all
-    select p.bsuid, case when v_now.other then 'infinity' else p.at end, null where p.bsuid is distinct from v_now.bsuid
-    union all
-    select p.previous_match_key, p.at, coalesce(p.previous_bsuid, v_old_number.bsuid)
-    union all
-    select p.previous_bsuid, p.at, null where p.previous_bsuid is distinct from v_now.bsuid
-  ) names
-  where name is not null
-  group by name
-  on conflict (country_id, name, contact_id) do update
-  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
-
+  perform whatsapp_internal.keep_former_names(p, v_rows, v_now, v_into, v_old_number.bsuid);
   update whatsapp.contacts c
   set match_key = v_now.match_key, phone = v_now.phone, wa_id = v_now.wa_id, bsuid = v_now.bsuid, bsuid_portfolio = v_now.portfolio,
     bound_at = coalesce(
@@ -1647,6 +1616,78 @@ begin
   if v_before is not null then
     perform whatsapp_internal.inherit_wishes(p.country_id, v_before, v_into);
   end if;
+end
+$$;
+
+-- The names that hold: the latest that is known, and of an announced change not the old ones. `p_rows` are this person's, of which `p_number` and
+-- `p_bsuid` have what the event names; whether those two hold now, the caller knows.
+create or replace function whatsapp_internal.names_now(
+  p whatsapp_internal.person, p_rows whatsapp.contacts[], p_portfolio text, p_number uuid, p_bsuid uuid, p_number_holds boolean, p_bsuid_holds boolean
+) returns whatsapp_internal.names
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select row(number.match_key, number.wa_id, number.phone, id.bsuid, id.portfolio, id.other)::whatsapp_internal.names
+    from (select exists (
+        select from unnest(p_rows) r where r.bsuid <> p.bsuid and r.bsuid_portfolio <> p_portfolio) as other) elsewhere
+    left join lateral (
+      select n.match_key, n.wa_id, (select max(r.phone) from unnest(p_rows) r where r.match_key = n.match_key) as phone
+      from (
+        select p.match_key as match_key, p.wa_id as wa_id, p.at as since, 1 as turn where p_number_holds
+        union all
+        select r.match_key, r.wa_id, coalesce(r.bound_at, '-infinity'), 2
+        from unnest(p_rows) r
+        where r.match_key is not null and (r.match_key <> coalesce(p.match_key, '') or p_number_holds or r.bound_at > p.at)
+          and (not p.changed or r.contact_id = p_number or r.contact_id = p_bsuid or r.bound_at > p.at)
+          and (r.match_key <> coalesce(p.previous_match_key, '') or r.bound_at > p.at)
+      ) n
+      order by n.since desc, n.turn limit 1
+    ) number on true
+    left join lateral (
+      select b.bsuid, b.portfolio, elsewhere.other
+      from (
+        select p.bsuid as bsuid, p_portfolio as portfolio, p.at as since, 1 as turn where p_bsuid_holds and not elsewhere.other
+        union all
+        select r.bsuid, r.bsuid_portfolio, coalesce(r.bound_at, '-infinity'), 2
+        from unnest(p_rows) r
+        where r.bsuid is not null and (r.bsuid <> coalesce(p.bsuid, '') or p_bsuid_holds or r.bound_at > p.at)
+          and (not p.changed or r.contact_id = p_number or r.contact_id = p_bsuid or r.bound_at > p.at)
+          and (r.bsuid <> coalesce(p.previous_bsuid, '') or r.bound_at > p.at)
+      ) b
+      order by b.since desc, b.turn limit 1
+    ) id on true
+  );
+end
+$$;
+
+-- What the person was called and no longer is. `p_old_bsuid`: the BSUID that went with the number they gave up.
+create or replace function whatsapp_internal.keep_former_names(
+  p whatsapp_internal.person, p_rows whatsapp.contacts[], p_now whatsapp_internal.names, p_into uuid, p_old_bsuid text
+) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
+  select p.country_id, name, p_into, max(until), max(bsuid)
+  from (
+    select r.match_key as name, p.at as until, r.bsuid from unnest(p_rows) r where r.match_key is distinct from p_now.match_key
+    union all
+    select r.bsuid, case when p_now.other and r.bsuid_portfolio <> p_now.portfolio then 'infinity' else p.at end, null
+    from unnest(p_rows) r where r.bsuid is distinct from p_now.bsuid
+    union all
+    select p.match_key, p.at, p.bsuid where p.match_key is distinct from p_now.match_key
+    union all
+    select p.bsuid, case when p_now.other then 'infinity' else p.at end, null where p.bsuid is distinct from p_now.bsuid
+    union all
+    select p.previous_match_key, p.at, coalesce(p.previous_bsuid, p_old_bsuid)
+    union all
+    select p.previous_bsuid, p.at, null where p.previous_bsuid is distinct from p_now.bsuid
+  ) names
+  where name is not null
+  group by name
+  on conflict (country_id, name, contact_id) do update
+  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
 end
 $$;
 
@@ -4217,6 +4258,48 @@ return case
   when p_row ->> 'proof' is not null and length(p_row ->> 'proof') not between 1 and 4096 then 'proof'
 end;
 
+-- The rows as drafts that find their people; what could not be written, or is said of the future, is refused here.
+create or replace function whatsapp_internal.read_consents(p_country text, p_rows jsonb[]) returns whatsapp_internal.draft[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
+  return (
+    select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
+        case when r.unwritable is null then r.item else '{}' end || jsonb_strip_nulls(jsonb_build_object(
+          'n', r.n, 'country_id', p_country, 'status', case when v.code is not null then 'refused' end, 'code', v.code,
+          'field', case when v.code = 'invalid_item' then r.unwritable when v.code is not null then 'at' end))) order by r.n)
+    from (
+      select n, item, whatsapp_internal.unwritable_consent(item) as unwritable from unnest(p_rows) with ordinality as u (item, n) offset 0
+    ) r
+    cross join lateral (
+      select case
+        when r.unwritable is not null then 'invalid_item'
+        when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
+      end as code
+    ) v
+  );
+end
+$$;
+
+-- Whom the drafts name and we know, held in order before anybody new is made known.
+create or replace function whatsapp_internal.hold_named(p_country text, p_drafts whatsapp_internal.draft[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform whatsapp_internal.hold_contacts(array_agg(p_country), array_agg(known.contact_id))
+  from unnest(p_drafts) d
+  cross join lateral (
+    (select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = d.match_key limit 1)
+    union all
+    select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, d.bsuid) h
+    union all
+    (select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = d.contact_id limit 1)
+  ) known
+  where d.status is null;
+end
+$$;
+
 --   p_key, p_fingerprint   of this call: repeated, it answers what it answered
 --   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
 --   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
@@ -4242,32 +4325,9 @@ begin
     return v_answer;
   end if;
 
-  -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
-  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
-      case when r.unwritable is null then r.item else '{}' end || jsonb_strip_nulls(jsonb_build_object(
-        'n', r.n, 'country_id', p_country, 'status', case when v.code is not null then 'refused' end, 'code', v.code,
-        'field', case when v.code = 'invalid_item' then r.unwritable when v.code is not null then 'at' end))) order by r.n)
-  into v_drafts
-  from (
-    select n, item, whatsapp_internal.unwritable_consent(item) as unwritable from unnest(p_rows) with ordinality as u (item, n) offset 0
-  ) r
-  cross join lateral (
-    select case
-      when r.unwritable is not null then 'invalid_item'
-      when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
-    end as code
-  ) v;
+  v_drafts := whatsapp_internal.read_consents(p_country, p_rows);
   perform whatsapp_internal.hold_countries(array[p_country], false);
-  perform whatsapp_internal.hold_contacts(array_agg(p_country), array_agg(known.contact_id))
-  from unnest(v_drafts) d
-  cross join lateral (
-    (select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = d.match_key limit 1)
-    union all
-    select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, d.bsuid) h
-    union all
-    (select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = d.contact_id limit 1)
-  ) known
-  where d.status is null;
+  perform whatsapp_internal.hold_named(p_country, v_drafts);
   v_drafts := whatsapp_internal.find_contacts(v_drafts);
 
   select array_agg(row(
@@ -4708,6 +4768,21 @@ create or replace trigger campaigns_follow_removed after delete on whatsapp.temp
 
 -- schemas/campaigns/open_campaign.sql
 
+-- The campaign that this key opens or has opened: the same for the same key. Null if the key was used for something else.
+create or replace function whatsapp_internal.campaign_of_key(p_country text, p_key text, p_fingerprint text) returns uuid
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_key whatsapp.idempotency_keys;
+begin
+  insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint, answer)
+  values (p_country, 'campaign', p_key, p_fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
+  on conflict do nothing;
+  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.scope = 'campaign' and k.key = p_key;
+  return case when v_key.fingerprint = p_fingerprint then (v_key.answer ->> 'campaign_id')::uuid end;
+end
+$$;
+
 --   p_campaign  {country_id, actor?, campaign_id} to append, or {country_id, actor?, account_id?, name, template_name, template_language,
 --               send_at?, valid_until?, draft?, key, fingerprint} for a new one
 --   returns     {campaign_id, account_id, state, template_name, template_language, contract}  or  {code, field}
@@ -4719,7 +4794,6 @@ declare
   v_account whatsapp.accounts;
   v_template whatsapp.templates;
   v_campaign whatsapp.campaigns;
-  v_key whatsapp.idempotency_keys;
   v_code text;
 begin
   select * into v_in from jsonb_to_record(p_campaign[1]) as r (
@@ -4735,19 +4809,13 @@ begin
     select a.* into v_account from whatsapp.accounts a
     where a.country_id = v_in.country_id and (a.account_id = v_in.account_id or (v_in.account_id is null and a.is_default));
     if not found then
-      return jsonb_build_object('field', 'account', 'code', case
-        when not exists (select from whatsapp.accounts a where a.country_id = v_in.country_id) then 'unknown_country'
-        when v_in.account_id is null then 'no_default_account' else 'no_such_account' end);
+      return whatsapp_internal.refuse_account(v_in.country_id, v_in.account_id);
     end if;
 
-    insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint, answer)
-    values (v_in.country_id, 'campaign', v_in.key, v_in.fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
-    on conflict do nothing;
-    select * into v_key from whatsapp.idempotency_keys k where k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
-    if v_key.fingerprint <> v_in.fingerprint or v_key.answer is null then
+    v_in.campaign_id := whatsapp_internal.campaign_of_key(v_in.country_id, v_in.key, v_in.fingerprint);
+    if v_in.campaign_id is null then
       return jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key');
     end if;
-    v_in.campaign_id := (v_key.answer ->> 'campaign_id')::uuid;
   end if;
 
   select * into v_campaign from whatsapp.campaigns c
@@ -4855,9 +4923,20 @@ begin
   -- Locked first and looked at in a statement of its own, so that recipients a call has just added are seen.
   select array_agg(campaign_id) into v_running
   from (select c.campaign_id from whatsapp.campaigns c where c.state = 'running' for no key update skip locked) locked;
+  perform whatsapp_internal.complete_campaigns(v_running);
+  perform whatsapp_internal.pause_failing_campaigns(v_running);
+  perform whatsapp_internal.fold_campaign_counts();
+end
+$$;
+
+-- Completes those of these campaigns that have nothing left to send.
+create or replace function whatsapp_internal.complete_campaigns(p_running uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   with done as (
     update whatsapp.campaigns c set state = 'completed', state_since = now()
-    where c.state = 'running' and c.campaign_id = any (v_running)
+    where c.state = 'running' and c.campaign_id = any (p_running)
       -- One that nobody could be taken into is over, too, but not while its first recipients are still being written.
       and (c.created_at < now() - interval '1 minute'
         or exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id))
@@ -4875,7 +4954,14 @@ begin
   update whatsapp.lanes l set paused = true
   from done d
   where l.country_id = d.country_id and l.account_id = d.account_id and l.lane = whatsapp_internal.lane_of_campaign(d.campaign_id);
+end
+$$;
 
+-- Pauses those of these campaigns of whose last messages too large a share has failed.
+create or replace function whatsapp_internal.pause_failing_campaigns(p_running uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   with seen as (
     -- What we gave up for lost, as after a crash of ours, says nothing of the campaign.
     select k.country_id, k.campaign_id, sum(case k.key when 'failed:unknown' then -k.n else k.n end) as settled,
@@ -4900,7 +4986,7 @@ begin
           where q.country_id = old.country_id and q.account_id = old.account_id and q.lane = whatsapp_internal.lane_of_campaign(old.campaign_id)
             and q.lease_id is null and q.unknown_until is null) as failing
       from whatsapp.campaigns old where old.country_id = s.country_id and old.campaign_id = s.campaign_id) f
-    where c.country_id = s.country_id and c.campaign_id = s.campaign_id and c.campaign_id = any (v_running)
+    where c.country_id = s.country_id and c.campaign_id = s.campaign_id and c.campaign_id = any (p_running)
       and s.settled - c.checked_settled >= 200
     returning c.country_id, c.account_id, c.campaign_id, c.state
   )
@@ -4908,7 +4994,14 @@ begin
   from judged j
   where j.state = 'paused' and l.country_id = j.country_id and l.account_id = j.account_id
     and l.lane = whatsapp_internal.lane_of_campaign(j.campaign_id);
+end
+$$;
 
+-- Many small additions to one count become one.
+create or replace function whatsapp_internal.fold_campaign_counts() returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   with sums as (
     select country_id, campaign_id, key, sum(n) as n, count(*) as parts, max(count_id) as last
     from whatsapp.campaign_counts group by 1, 2, 3 having count(*) > 20

@@ -20,6 +20,17 @@ as $$
   left join whatsapp.members m on m.country_id = p_country and m.user_id = p_actor
 $$;
 
+-- Why there is no such account, or no default one where none was named.
+create or replace function whatsapp_internal.refuse_account(p_country text, p_account text) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object('field', 'account', 'code', case
+    when not exists (select from whatsapp.accounts a where a.country_id = p_country) then 'unknown_country'
+    when p_account is null then 'no_default_account'
+    else 'no_such_account'
+  end)
+$$;
+
 -- A key of a bulk call: null if it is new and taken now, else what it was answered, or that it was used for something else. Of two calls with one
 -- key the second waits here for the first.
 create or replace function whatsapp_internal.answer_of_key(p_country text, p_scope text, p_key text, p_fingerprint text) returns jsonb

@@ -16,9 +16,7 @@ begin
   select * into v_account from whatsapp.accounts a
   where a.country_id = p_country and (a.account_id = p_account or (p_account is null and a.is_default)) for no key update;
   if not found then
-    return jsonb_build_object('field', 'account', 'code', case
-      when not exists (select from whatsapp.accounts a where a.country_id = p_country) then 'unknown_country'
-      when p_account is null then 'no_default_account' else 'no_such_account' end);
+    return whatsapp_internal.refuse_account(p_country, p_account);
   end if;
   if v_account.state = 'disabled' then
     return jsonb_build_object('field', 'account', 'code', 'account_disabled');

@@ -1,3 +1,18 @@
+-- The campaign that this key opens or has opened: the same for the same key. Null if the key was used for something else.
+create or replace function whatsapp_internal.campaign_of_key(p_country text, p_key text, p_fingerprint text) returns uuid
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_key whatsapp.idempotency_keys;
+begin
+  insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint, answer)
+  values (p_country, 'campaign', p_key, p_fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
+  on conflict do nothing;
+  select * into v_key from whatsapp.idempotency_keys k where k.country_id = p_country and k.scope = 'campaign' and k.key = p_key;
+  return case when v_key.fingerprint = p_fingerprint then (v_key.answer ->> 'campaign_id')::uuid end;
+end
+$$;
+
 --   p_campaign  {country_id, actor?, campaign_id} to append, or {country_id, actor?, account_id?, name, template_name, template_language,
 --               send_at?, valid_until?, draft?, key, fingerprint} for a new one
 --   returns     {campaign_id, account_id, state, template_name, template_language, contract}  or  {code, field}
@@ -9,7 +24,6 @@ declare
   v_account whatsapp.accounts;
   v_template whatsapp.templates;
   v_campaign whatsapp.campaigns;
-  v_key whatsapp.idempotency_keys;
   v_code text;
 begin
   select * into v_in from jsonb_to_record(p_campaign[1]) as r (
@@ -25,19 +39,13 @@ begin
     select a.* into v_account from whatsapp.accounts a
     where a.country_id = v_in.country_id and (a.account_id = v_in.account_id or (v_in.account_id is null and a.is_default));
     if not found then
-      return jsonb_build_object('field', 'account', 'code', case
-        when not exists (select from whatsapp.accounts a where a.country_id = v_in.country_id) then 'unknown_country'
-        when v_in.account_id is null then 'no_default_account' else 'no_such_account' end);
+      return whatsapp_internal.refuse_account(v_in.country_id, v_in.account_id);
     end if;
 
-    insert into whatsapp.idempotency_keys (country_id, scope, key, fingerprint, answer)
-    values (v_in.country_id, 'campaign', v_in.key, v_in.fingerprint, jsonb_build_object('campaign_id', whatsapp_internal.uuid7()))
-    on conflict do nothing;
-    select * into v_key from whatsapp.idempotency_keys k where k.country_id = v_in.country_id and k.scope = 'campaign' and k.key = v_in.key;
-    if v_key.fingerprint <> v_in.fingerprint or v_key.answer is null then
+    v_in.campaign_id := whatsapp_internal.campaign_of_key(v_in.country_id, v_in.key, v_in.fingerprint);
+    if v_in.campaign_id is null then
       return jsonb_build_object('code', 'idempotency_key_reused', 'field', 'Idempotency-Key');
     end if;
-    v_in.campaign_id := (v_key.answer ->> 'campaign_id')::uuid;
   end if;
 
   select * into v_campaign from whatsapp.campaigns c

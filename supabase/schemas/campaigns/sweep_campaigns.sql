@@ -57,9 +57,20 @@ begin
   -- Locked first and looked at in a statement of its own, so that recipients a call has just added are seen.
   select array_agg(campaign_id) into v_running
   from (select c.campaign_id from whatsapp.campaigns c where c.state = 'running' for no key update skip locked) locked;
+  perform whatsapp_internal.complete_campaigns(v_running);
+  perform whatsapp_internal.pause_failing_campaigns(v_running);
+  perform whatsapp_internal.fold_campaign_counts();
+end
+$$;
+
+-- Completes those of these campaigns that have nothing left to send.
+create or replace function whatsapp_internal.complete_campaigns(p_running uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   with done as (
     update whatsapp.campaigns c set state = 'completed', state_since = now()
-    where c.state = 'running' and c.campaign_id = any (v_running)
+    where c.state = 'running' and c.campaign_id = any (p_running)
       -- One that nobody could be taken into is over, too, but not while its first recipients are still being written.
       and (c.created_at < now() - interval '1 minute'
         or exists (select from whatsapp.campaign_counts k where k.country_id = c.country_id and k.campaign_id = c.campaign_id))
@@ -77,7 +88,14 @@ begin
   update whatsapp.lanes l set paused = true
   from done d
   where l.country_id = d.country_id and l.account_id = d.account_id and l.lane = whatsapp_internal.lane_of_campaign(d.campaign_id);
+end
+$$;
 
+-- Pauses those of these campaigns of whose last messages too large a share has failed.
+create or replace function whatsapp_internal.pause_failing_campaigns(p_running uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   with seen as (
     -- What we gave up for lost, as after a crash of ours, says nothing of the campaign.
     select k.country_id, k.campaign_id, sum(case k.key when 'failed:unknown' then -k.n else k.n end) as settled,
@@ -102,7 +120,7 @@ begin
           where q.country_id = old.country_id and q.account_id = old.account_id and q.lane = whatsapp_internal.lane_of_campaign(old.campaign_id)
             and q.lease_id is null and q.unknown_until is null) as failing
       from whatsapp.campaigns old where old.country_id = s.country_id and old.campaign_id = s.campaign_id) f
-    where c.country_id = s.country_id and c.campaign_id = s.campaign_id and c.campaign_id = any (v_running)
+    where c.country_id = s.country_id and c.campaign_id = s.campaign_id and c.campaign_id = any (p_running)
       and s.settled - c.checked_settled >= 200
     returning c.country_id, c.account_id, c.campaign_id, c.state
   )
@@ -110,7 +128,14 @@ begin
   from judged j
   where j.state = 'paused' and l.country_id = j.country_id and l.account_id = j.account_id
     and l.lane = whatsapp_internal.lane_of_campaign(j.campaign_id);
+end
+$$;
 
+-- Many small additions to one count become one.
+create or replace function whatsapp_internal.fold_campaign_counts() returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   with sums as (
     select country_id, campaign_id, key, sum(n) as n, count(*) as parts, max(count_id) as last
     from whatsapp.campaign_counts group by 1, 2, 3 having count(*) > 20

@@ -11,6 +11,48 @@ return case
   when p_row ->> 'proof' is not null and length(p_row ->> 'proof') not between 1 and 4096 then 'proof'
 end;
 
+-- The rows as drafts that find their people; what could not be written, or is said of the future, is refused here.
+create or replace function whatsapp_internal.read_consents(p_country text, p_rows jsonb[]) returns whatsapp_internal.draft[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+  -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
+  return (
+    select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
+        case when r.unwritable is null then r.item else '{}' end || jsonb_strip_nulls(jsonb_build_object(
+          'n', r.n, 'country_id', p_country, 'status', case when v.code is not null then 'refused' end, 'code', v.code,
+          'field', case when v.code = 'invalid_item' then r.unwritable when v.code is not null then 'at' end))) order by r.n)
+    from (
+      select n, item, whatsapp_internal.unwritable_consent(item) as unwritable from unnest(p_rows) with ordinality as u (item, n) offset 0
+    ) r
+    cross join lateral (
+      select case
+        when r.unwritable is not null then 'invalid_item'
+        when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
+      end as code
+    ) v
+  );
+end
+$$;
+
+-- Whom the drafts name and we know, held in order before anybody new is made known.
+create or replace function whatsapp_internal.hold_named(p_country text, p_drafts whatsapp_internal.draft[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform whatsapp_internal.hold_contacts(array_agg(p_country), array_agg(known.contact_id))
+  from unnest(p_drafts) d
+  cross join lateral (
+    (select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = d.match_key limit 1)
+    union all
+    select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, d.bsuid) h
+    union all
+    (select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = d.contact_id limit 1)
+  ) known
+  where d.status is null;
+end
+$$;
+
 --   p_key, p_fingerprint   of this call: repeated, it answers what it answered
 --   p_rows     {row, phone?, match_key?, bsuid?, contact_id?, what, scope, at?, how, proof?}; without `at` it is said now
 --   returns    {"recorded": n, "refused": [{"row", "code", "field"}]}  or  {"code", "field"}
@@ -36,32 +78,9 @@ begin
     return v_answer;
   end if;
 
-  -- A fact of the future would beat whatever the person says until then. Clocks may differ a little.
-  select array_agg(jsonb_populate_record(null::whatsapp_internal.draft,
-      case when r.unwritable is null then r.item else '{}' end || jsonb_strip_nulls(jsonb_build_object(
-        'n', r.n, 'country_id', p_country, 'status', case when v.code is not null then 'refused' end, 'code', v.code,
-        'field', case when v.code = 'invalid_item' then r.unwritable when v.code is not null then 'at' end))) order by r.n)
-  into v_drafts
-  from (
-    select n, item, whatsapp_internal.unwritable_consent(item) as unwritable from unnest(p_rows) with ordinality as u (item, n) offset 0
-  ) r
-  cross join lateral (
-    select case
-      when r.unwritable is not null then 'invalid_item'
-      when (r.item ->> 'at')::timestamptz > now() + interval '5 minutes' then 'consent_in_future'
-    end as code
-  ) v;
+  v_drafts := whatsapp_internal.read_consents(p_country, p_rows);
   perform whatsapp_internal.hold_countries(array[p_country], false);
-  perform whatsapp_internal.hold_contacts(array_agg(p_country), array_agg(known.contact_id))
-  from unnest(v_drafts) d
-  cross join lateral (
-    (select k.contact_id from whatsapp.contacts k where k.country_id = p_country and k.match_key = d.match_key limit 1)
-    union all
-    select h.contact_id from whatsapp_internal.holder_of_bsuid(p_country, d.bsuid) h
-    union all
-    (select coalesce(k.merged_into, k.contact_id) from whatsapp.contacts k where k.country_id = p_country and k.contact_id = d.contact_id limit 1)
-  ) known
-  where d.status is null;
+  perform whatsapp_internal.hold_named(p_country, v_drafts);
   v_drafts := whatsapp_internal.find_contacts(v_drafts);
 
   select array_agg(row(

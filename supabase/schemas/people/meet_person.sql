@@ -15,7 +15,7 @@ declare
   v_ids uuid[];
   v_rows whatsapp.contacts[];
   v_into uuid;
-  v_now record;  -- the names that hold
+  v_now whatsapp_internal.names;
 begin
   for v_try in 1 .. 2 loop
     select h.* into v_number from whatsapp_internal.holder_of_number(p.country_id, p.match_key, p.at) h;
@@ -62,37 +62,7 @@ begin
     cross join lateral (select c from whatsapp.contacts c where c.country_id = p.country_id and c.contact_id = id limit 1) row_of
     order by id);
 
-  -- The names that hold: the latest that is known, and of an announced change not the old ones.
-  select number.match_key, number.wa_id, number.phone, id.bsuid, id.portfolio, id.other into v_now
-  from (select exists (
-      select from unnest(v_rows) r where r.bsuid <> p.bsuid and r.bsuid_portfolio <> v_portfolio) as other) elsewhere
-  left join lateral (
-    select n.match_key, n.wa_id, (select max(r.phone) from unnest(v_rows) r where r.match_key = n.match_key) as phone
-    from (
-      select p.match_key as match_key, p.wa_id as wa_id, p.at as since, 1 as turn where v_number_holds
-      union all
-      select r.match_key, r.wa_id, coalesce(r.bound_at, '-infinity'), 2
-      from unnest(v_rows) r
-      where r.match_key is not null and (r.match_key <> coalesce(p.match_key, '') or v_number_holds or r.bound_at > p.at)
-        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
-        and (r.match_key <> coalesce(p.previous_match_key, '') or r.bound_at > p.at)
-    ) n
-    order by n.since desc, n.turn limit 1
-  ) number on true
-  left join lateral (
-    select b.bsuid, b.portfolio, elsewhere.other
-    from (
-      select p.bsuid as bsuid, v_portfolio as portfolio, p.at as since, 1 as turn where v_bsuid_holds and not elsewhere.other
-      union all
-      select r.bsuid, r.bsuid_portfolio, coalesce(r.bound_at, '-infinity'), 2
-      from unnest(v_rows) r
-      where r.bsuid is not null and (r.bsuid <> coalesce(p.bsuid, '') or v_bsuid_holds or r.bound_at > p.at)
-        and (not p.changed or r.contact_id = v_number.contact_id or r.contact_id = v_bsuid.contact_id or r.bound_at > p.at)
-        and (r.bsuid <> coalesce(p.previous_bsuid, '') or r.bound_at > p.at)
-    ) b
-    order by b.since desc, b.turn limit 1
-  ) id on true;
-
+  v_now := whatsapp_internal.names_now(p, v_rows, v_portfolio, v_number.contact_id, v_bsuid.contact_id, v_number_holds, v_bsuid_holds);
   if v_before is not null then
     perform whatsapp_internal.let_go(p.country_id, v_before, p.match_key, p.at - interval '1 microsecond');
   end if;
@@ -110,27 +80,7 @@ begin
     end loop;
   end if;
 
-  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
-  select p.country_id, name, v_into, max(until), max(bsuid)
-  from (
-    select r.match_key as name, p.at as until, r.bsuid from unnest(v_rows) r where r.match_key is distinct from v_now.match_key
-    union all
-    select r.bsuid, case when v_now.other and r.bsuid_portfolio <> v_now.portfolio then 'infinity' else p.at end, null
-    from unnest(v_rows) r where r.bsuid is distinct from v_now.bsuid
-    union all
-    select p.match_key, p.at, p.bsuid where p.match_key is distinct from v_now.match_key
-    union all
-    select p.bsuid, case when v_now.other then 'infinity' else p.at end, null where p.bsuid is distinct from v_now.bsuid
-    union all
-    select p.previous_match_key, p.at, coalesce(p.previous_bsuid, v_old_number.bsuid)
-    union all
-    select p.previous_bsuid, p.at, null where p.previous_bsuid is distinct from v_now.bsuid
-  ) names
-  where name is not null
-  group by name
-  on conflict (country_id, name, contact_id) do update
-  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
-
+  perform whatsapp_internal.keep_former_names(p, v_rows, v_now, v_into, v_old_number.bsuid);
   update whatsapp.contacts c
   set match_key = v_now.match_key, phone = v_now.phone, wa_id = v_now.wa_id, bsuid = v_now.bsuid, bsuid_portfolio = v_now.portfolio,
     bound_at = coalesce(
@@ -141,6 +91,78 @@ begin
   if v_before is not null then
     perform whatsapp_internal.inherit_wishes(p.country_id, v_before, v_into);
   end if;
+end
+$$;
+
+-- The names that hold: the latest that is known, and of an announced change not the old ones. `p_rows` are this person's, of which `p_number` and
+-- `p_bsuid` have what the event names; whether those two hold now, the caller knows.
+create or replace function whatsapp_internal.names_now(
+  p whatsapp_internal.person, p_rows whatsapp.contacts[], p_portfolio text, p_number uuid, p_bsuid uuid, p_number_holds boolean, p_bsuid_holds boolean
+) returns whatsapp_internal.names
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select row(number.match_key, number.wa_id, number.phone, id.bsuid, id.portfolio, id.other)::whatsapp_internal.names
+    from (select exists (
+        select from unnest(p_rows) r where r.bsuid <> p.bsuid and r.bsuid_portfolio <> p_portfolio) as other) elsewhere
+    left join lateral (
+      select n.match_key, n.wa_id, (select max(r.phone) from unnest(p_rows) r where r.match_key = n.match_key) as phone
+      from (
+        select p.match_key as match_key, p.wa_id as wa_id, p.at as since, 1 as turn where p_number_holds
+        union all
+        select r.match_key, r.wa_id, coalesce(r.bound_at, '-infinity'), 2
+        from unnest(p_rows) r
+        where r.match_key is not null and (r.match_key <> coalesce(p.match_key, '') or p_number_holds or r.bound_at > p.at)
+          and (not p.changed or r.contact_id = p_number or r.contact_id = p_bsuid or r.bound_at > p.at)
+          and (r.match_key <> coalesce(p.previous_match_key, '') or r.bound_at > p.at)
+      ) n
+      order by n.since desc, n.turn limit 1
+    ) number on true
+    left join lateral (
+      select b.bsuid, b.portfolio, elsewhere.other
+      from (
+        select p.bsuid as bsuid, p_portfolio as portfolio, p.at as since, 1 as turn where p_bsuid_holds and not elsewhere.other
+        union all
+        select r.bsuid, r.bsuid_portfolio, coalesce(r.bound_at, '-infinity'), 2
+        from unnest(p_rows) r
+        where r.bsuid is not null and (r.bsuid <> coalesce(p.bsuid, '') or p_bsuid_holds or r.bound_at > p.at)
+          and (not p.changed or r.contact_id = p_number or r.contact_id = p_bsuid or r.bound_at > p.at)
+          and (r.bsuid <> coalesce(p.previous_bsuid, '') or r.bound_at > p.at)
+      ) b
+      order by b.since desc, b.turn limit 1
+    ) id on true
+  );
+end
+$$;
+
+-- What the person was called and no longer is. `p_old_bsuid`: the BSUID that went with the number they gave up.
+create or replace function whatsapp_internal.keep_former_names(
+  p whatsapp_internal.person, p_rows whatsapp.contacts[], p_now whatsapp_internal.names, p_into uuid, p_old_bsuid text
+) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  insert into whatsapp.former_names as f (country_id, name, contact_id, until, bsuid)
+  select p.country_id, name, p_into, max(until), max(bsuid)
+  from (
+    select r.match_key as name, p.at as until, r.bsuid from unnest(p_rows) r where r.match_key is distinct from p_now.match_key
+    union all
+    select r.bsuid, case when p_now.other and r.bsuid_portfolio <> p_now.portfolio then 'infinity' else p.at end, null
+    from unnest(p_rows) r where r.bsuid is distinct from p_now.bsuid
+    union all
+    select p.match_key, p.at, p.bsuid where p.match_key is distinct from p_now.match_key
+    union all
+    select p.bsuid, case when p_now.other then 'infinity' else p.at end, null where p.bsuid is distinct from p_now.bsuid
+    union all
+    select p.previous_match_key, p.at, coalesce(p.previous_bsuid, p_old_bsuid)
+    union all
+    select p.previous_bsuid, p.at, null where p.previous_bsuid is distinct from p_now.bsuid
+  ) names
+  where name is not null
+  group by name
+  on conflict (country_id, name, contact_id) do update
+  set until = greatest(f.until, excluded.until), bsuid = coalesce(excluded.bsuid, f.bsuid);
 end
 $$;
 

@@ -28,6 +28,16 @@ create type whatsapp_internal.holder as (
   bound_at timestamptz
 );
 
+-- The names of a person that hold now. `other`: the BSUID is another portfolio's than the event's.
+create type whatsapp_internal.names as (
+  match_key text,
+  wa_id text,
+  phone text,
+  bsuid text,
+  portfolio text,
+  other boolean
+);
+
 create type whatsapp_internal.consent as (
   country_id text,
   contact_id uuid,
