@@ -25,11 +25,12 @@ async def control(request: Request) -> Answer:
     runtime = Runtime.of_loop()
     actor = await authenticate(runtime, request, ("user", "secret"))
     from services.whatsapp.flows import accounts, members
+    from services.whatsapp.requests.accounts import AccountControl
 
     await members.check(runtime, actor)
-    body = await read_json(request, _LIMIT)
+    asked = AccountControl.read(await read_json(request, _LIMIT))
 
-    account = await accounts.control(runtime, body, actor)
+    account = await accounts.control(runtime, asked, actor)
     after = partial(kick, runtime) if account["state"] == "active" else None
     return Answer(account, after=after)
 

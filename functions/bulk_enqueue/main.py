@@ -53,16 +53,13 @@ async def enqueue(request: Request) -> Answer:
 async def control(request: Request) -> Answer:
     runtime = Runtime.of_loop()
     actor = await authenticate(runtime, request, ("user", "secret"))
-    from services.whatsapp import requests
     from services.whatsapp.flows import campaigns, members
+    from services.whatsapp.requests.bulk_enqueue import Control
 
     await members.check(runtime, actor)
-    body = await read_json(request, _CONTROL_LIMIT)
+    asked = Control.read(await read_json(request, _CONTROL_LIMIT))
 
-    requests.only(body, ("country_id", "campaign_id", "action"))
-    answer = await campaigns.control(
-        runtime, body.get("country_id"), body.get("campaign_id"), body.get("action"), actor
-    )
+    answer = await campaigns.control(runtime, asked, actor)
     after = partial(kick, runtime) if answer["state"] == "running" else None
     return Answer(answer, after=after)
 

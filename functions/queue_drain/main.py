@@ -11,7 +11,6 @@ from functions._shared.answers import Answer
 from functions._shared.app import function
 from functions._shared.auth import authenticate
 from functions._shared.body import read_optional_json
-from services.whatsapp.refusals import refuse
 from services.whatsapp.runtime import Runtime
 
 _LIMIT = 4096
@@ -20,22 +19,21 @@ _LIMIT = 4096
 async def handle(request: Request) -> Answer:
     runtime = Runtime.of_loop()
     await authenticate(runtime, request, ("secret:*",))
-    most = runtime.settings.drain_budget
-    budget = min(_budget(await read_optional_json(request, _LIMIT)) or most, most)
+    budget = _budget(await read_optional_json(request, _LIMIT), runtime.settings.drain_budget)
     from services.whatsapp.flows import draining
 
     report = await draining.drain(runtime, budget)
     return Answer(report.body())
 
 
-def _budget(body: dict[str, Any]) -> float | None:
-    """Seconds asked for, or None."""
-    budget = body.get("budget_seconds")
-    if budget is None:
-        return None
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or budget <= 0:
-        raise refuse("invalid_field", field="budget_seconds", reason="it must be a number of seconds above 0")
-    return float(budget)
+def _budget(body: dict[str, Any], most: float) -> float:
+    """The seconds asked for, but no more than there are."""
+    if not body:
+        return most
+    # Imported here: cron, which is nearly everybody, asks for nothing, and needs no model for that.
+    from services.whatsapp.requests.queue_drain import Drain
+
+    return min(Drain.read(body).budget_seconds or most, most)
 
 
 app = function("queue-drain", {"POST": handle}, cors=False)

@@ -11,6 +11,7 @@ from functions._shared.app import Raw, function
 from functions._shared.body import read_raw
 from functions._shared.capacity import capacity_for
 from services.whatsapp.flows import receiving
+from services.whatsapp.requests.webhook import Handshake
 from services.whatsapp.runtime import Runtime
 
 _SIGNATURE = b"x-hub-signature-256"
@@ -26,8 +27,8 @@ _EMPTY = {"type": "http.response.body", "body": b"{}"}
 
 async def shake_hands(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers Meta's verification of the callback URL with its challenge, as plain text."""
-    query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
-    challenge = receiving.handshake(Runtime.of_loop(), query).encode()
+    asked = Handshake.read(dict(parse_qsl(scope["query_string"].decode("latin-1"))))
+    challenge = receiving.handshake(Runtime.of_loop(), asked).encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(challenge)).encode()),

@@ -8,10 +8,8 @@ that are done and does the rest.
 
 import asyncio
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import orjson
@@ -20,10 +18,11 @@ from services.whatsapp import requests, rows
 from services.whatsapp.actors import Actor
 from services.whatsapp.flows import members
 from services.whatsapp.flows.bisecting import write_without_culprits
-from services.whatsapp.flows.watching import Watch
+from services.whatsapp.flows.progress import view
 from services.whatsapp.meta import templates
 from services.whatsapp.meta.messages import InvalidMessage, parse_message
 from services.whatsapp.refusals import refuse
+from services.whatsapp.requests.bulk_enqueue import Control
 from services.whatsapp.runtime import Runtime
 
 MOST = 10_000
@@ -40,7 +39,6 @@ _ROW_FIELDS = frozenset({"to", "parameters", "ref"})
 _CSV_COLUMNS = ("to", "ref")
 _QUERY_ONLY = frozenset({"template", "language", "forceFunctionRegion"})
 _LONGEST_NAME = 200
-_ACTIONS = frozenset({"start", "pause", "resume", "cancel"})
 
 Row = dict[str, Any]
 
@@ -141,78 +139,12 @@ def read_csv(raw: bytes, query: Mapping[str, str]) -> dict[str, Any]:
     return request
 
 
-async def control(
-    runtime: Runtime, country_id: object, campaign_id: object, action: object, actor: Actor
-) -> dict[str, Any]:
+async def control(runtime: Runtime, asked: Control, actor: Actor) -> dict[str, Any]:
     """Start a draft, pause, resume or cancel, from the next claim on. Answers the campaign's progress."""
-    country = requests.country({"country_id": country_id})
-    if not isinstance(action, str) or action not in _ACTIONS:
-        raise refuse("invalid_field", field="action", reason="it must be start, pause, resume or cancel")
-    answer = await runtime.verbs.control_campaign(country, requests.uuid(campaign_id, "campaign_id"), action, actor)
+    answer = await runtime.verbs.control_campaign(asked.country_id, asked.campaign_id, asked.action, actor)
     if "code" in answer:
         raise refuse(answer["code"], field=answer["field"])
     return view(answer)
-
-
-async def progress(
-    runtime: Runtime,
-    campaign_id: str,
-    country_id: str,
-    actor: Actor,
-    wait: float = 0,
-    version: str | None = None,
-) -> dict[str, Any]:
-    """The campaign as the caller may see it. Refuses `unknown_campaign`.
-
-    With `wait` (seconds), answers when it is no longer as it was at `version`, or without that when it changes.
-    """
-    named = (requests.country({"country_id": country_id}), requests.uuid(campaign_id, "campaign_id"))
-    seen = _seen(named, await _read(runtime, actor, [named]))
-    known = version or seen["version"]
-    ends = time.monotonic() + wait
-    watch = runtime.part(_watch)
-    while seen["version"] == known and time.monotonic() < ends:
-        seen = _seen(named, await watch.look(actor, [named]))
-    return seen
-
-
-_Named = tuple[str, str]
-
-
-def _watch(runtime: Runtime) -> Watch[_Named, Row]:
-    return Watch(partial(_read, runtime))
-
-
-async def _read(runtime: Runtime, actor: Actor, wanted: Sequence[_Named]) -> dict[_Named, Row]:
-    found = [await runtime.reads.campaign_progress(*each, actor) for each in wanted]
-    return {named: row for named, row in zip(wanted, found, strict=True) if row is not None}
-
-
-def _seen(named: _Named, found: Mapping[_Named, Row]) -> dict[str, Any]:
-    if named not in found:
-        raise refuse("unknown_campaign", field="campaign_id")
-    return view(found[named])
-
-
-def view(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Progress with its counts by kind: states, failures and refusals by code, charged messages by category."""
-    states: dict[str, int] = {}
-    parts: dict[str, dict[str, int]] = {"failed": {}, "refused": {}, "cost": {}}
-    for key, n in found["counts"].items():
-        kind, _, code = key.partition(":")
-        if code:
-            parts[kind][code] = n
-        else:
-            states[kind] = n
-    seen = {name: value for name, value in found.items() if name != "counts"}
-    return seen | {
-        "version": requests.fingerprint(dict(found))[:16],
-        "total": sum(states.values()),
-        "states": states,
-        "failed_by_code": parts["failed"],
-        "refused_by_code": parts["refused"],
-        "charged_by_category": parts["cost"],
-    }
 
 
 def _opening(request: Mapping[str, Any], key: str, actor: Actor) -> Row:

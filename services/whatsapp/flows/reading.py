@@ -10,18 +10,14 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from services.whatsapp import requests
 from services.whatsapp.actors import Actor
-from services.whatsapp.flows.sending import waiting_for
+from services.whatsapp.flows.accounts import waiting_for
 from services.whatsapp.flows.watching import Watch
 from services.whatsapp.meta.errors import lookup
-from services.whatsapp.refusals import describe, refuse
+from services.whatsapp.refusals import describe
+from services.whatsapp.requests.status_poll import ById, OfCountry
 from services.whatsapp.runtime import Runtime
 
-MOST_IDS = 100
-PAGE = 100
-LONGEST_WAIT = 25.0
-"""Seconds. Below the shortest limit of common hosts and proxies."""
 _FINAL = frozenset({"read", "played", "failed", "refused", "cancelled", "expired", "received"})
 _TIMES = (
     "created_at",
@@ -37,21 +33,16 @@ _TIMES = (
 _SETTLING = timedelta(seconds=10)
 
 
-async def by_ids(
-    runtime: Runtime, message_ids: Sequence[str], actor: Actor, wait: float, since: Mapping[str, str]
-) -> list[dict[str, Any]]:
+async def by_ids(runtime: Runtime, asked: ById, actor: Actor) -> list[dict[str, Any]]:
     """The messages with these ids, in their order; ids the caller may not see are left out.
 
-    With `wait` (seconds), answers when a message's state is no longer the one in `since` (id to state), or without
-    `since` when one changes; at once if all are final.
+    With `wait` (seconds), answers when a message's state is no longer the one told, or where none was when one
+    changes; at once if all are final.
     """
-    if not message_ids or len(message_ids) > MOST_IDS:
-        raise refuse("invalid_field", field="message_id", reason=f"give 1 to {MOST_IDS} ids, not {len(message_ids)}")
-    ids = list(dict.fromkeys(requests.uuid(each, "message_id") for each in message_ids))
+    ids = list(dict.fromkeys(asked.message_id))
     rows = _in_order(ids, await _read(runtime, actor, ids))
-    known = {requests.uuid(each, "message_id"): state for each, state in since.items()}
-    known = known or {row["message_id"]: row["state"] for row in rows}
-    ends = time.monotonic() + min(wait, LONGEST_WAIT)
+    known = asked.since or {row["message_id"]: row["state"] for row in rows}
+    ends = time.monotonic() + asked.wait
     watch = runtime.part(_watch)
     while not _news(rows, known) and not all(row["state"] in _FINAL for row in rows) and time.monotonic() < ends:
         rows = _in_order(ids, await watch.look(actor, ids))
@@ -73,21 +64,16 @@ def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
     return [found[each] for each in ids if each in found]
 
 
-async def of_country(
-    runtime: Runtime, country_id: str, after: str | None, limit: int, actor: Actor
-) -> tuple[list[dict[str, Any]], str | None]:
+async def of_country(runtime: Runtime, asked: OfCountry, actor: Actor) -> tuple[list[dict[str, Any]], str | None]:
     """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
 
     A message younger than ten seconds may appear again on the next page: one that was written by a slower
     transaction may still have to be shown before it, and none is ever left out.
     """
-    country_id = requests.country({"country_id": country_id})
-    if after is not None:
-        after = requests.uuid(after, "after", "invalid_cursor")
-    readers = runtime.reads
+    readers, after = runtime.reads, asked.after
     # Asked before the page, and of the clock that makes the ids: ours may be minutes off.
     horizon = _oldest_id(await readers.now() - _SETTLING)
-    rows = await readers.messages_after(country_id, after, limit, actor)
+    rows = await readers.messages_after(asked.country_id, after, asked.limit, actor)
     if not rows:
         return [], after
     return [view(runtime, row) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")

@@ -9,13 +9,14 @@ it does not take now costs its own post the 200, so that Meta brings it again, a
 
 import functools
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from services.whatsapp import log
 from services.whatsapp.batching import GroupCommit, Overloaded
 from services.whatsapp.meta import signature
 from services.whatsapp.meta.events import Event, parse
 from services.whatsapp.refusals import RefusalError, refuse
+from services.whatsapp.requests.webhook import Handshake
 from services.whatsapp.runtime import Runtime
 
 LIMIT = 4 * 1024 * 1024
@@ -28,18 +29,18 @@ _ELSEWHERE = frozenset(("PARTNER_REMOVED", "PARTNER_APP_UNINSTALLED"))
 _log = log.get("webhook")
 
 
-def handshake(runtime: Runtime, query: Mapping[str, str]) -> str:
+def handshake(runtime: Runtime, asked: Handshake) -> str:
     """The challenge to echo when Meta verifies the callback URL.
 
     Refuses `webhook_not_configured` and `verify_token_mismatch`. Source: M:webhooks/create-webhook-endpoint.
     """
     if not runtime.settings.verify_tokens:
         raise refuse("webhook_not_configured", reason="WHATSAPP_VERIFY_TOKEN is not set")
-    given = query.get("hub.verify_token", "").encode()
+    given = asked.verify_token.encode()
     matches = [hmac.compare_digest(given, token.encode()) for token in runtime.settings.verify_tokens]
-    if query.get("hub.mode") != "subscribe" or not any(matches):
+    if asked.mode != "subscribe" or not any(matches):
         raise refuse("verify_token_mismatch", field="hub.verify_token")
-    return query.get("hub.challenge", "")
+    return asked.challenge
 
 
 def expect_signature(runtime: Runtime, header: str | None) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 from services.whatsapp import requests
 from services.whatsapp.actors import Actor
 from services.whatsapp.batching import GroupCommit, Overloaded
+from services.whatsapp.flows.accounts import waiting_for
 from services.whatsapp.meta import templates
 from services.whatsapp.meta.messages import InvalidMessage, parse_message
-from services.whatsapp.refusals import RefusalError, describe, refuse
+from services.whatsapp.refusals import RefusalError, refuse
 from services.whatsapp.runtime import Runtime
 
 _FIELDS = frozenset({"country_id", "account", "to", "message", "send_at", "expires_at", "ref"})
@@ -65,16 +66,6 @@ async def send(runtime: Runtime, request: Mapping[str, Any], key: str | None, ac
         verdict["account_id"],
         waiting_for(runtime, item["country_id"], verdict["account_id"]),
     )
-
-
-def waiting_for(runtime: Runtime, country_id: str, account_id: str) -> dict[str, str] | None:
-    """The notice of a message whose account has no credentials in the environment: it waits until they are there."""
-    account = runtime.settings.directory.account(country_id, account_id)
-    if account is not None and account.tokens:
-        return None
-    notice = describe("account_without_credentials")
-    assert notice is not None  # noqa: S101 - a row of our own table
-    return {"code": notice.code, "message": notice.message, "hint": notice.remedy}
 
 
 def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from services.whatsapp.runtime import Runtime
 from tests.functions._shared.asgi import call, exchange
 
 ROOT = Path(__file__).parents[3]
+FUNCTIONS = sorted(path.parent.name for path in (ROOT / "functions").glob("*/main.py"))
 
 
 async def hello(request: Request) -> ASGIApp:
@@ -181,6 +182,7 @@ async def test_a_websocket_is_turned_away() -> None:
         ("functions._shared.auth", ["starlette.requests", "cryptography"]),
         ("services.whatsapp.settings", ["dotenv"]),
         ("services.whatsapp.runtime", ["dotenv", "tenacity"]),
+        *((f"functions.{name}.main", []) for name in FUNCTIONS),
     ],
 )
 def test_imports_stay_light(module: str, heavy: list[str]) -> None:
@@ -188,3 +190,30 @@ def test_imports_stay_light(module: str, heavy: list[str]) -> None:
     code = f"import sys, {module}; print([name for name in {never + heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+ASKED = """
+import asyncio, os, sys
+os.environ |= {"WHATSAPP_DOTENV": "off", "WHATSAPP_VERIFY_TOKEN": "v", "SUPABASE_SECRET_KEY": "sb_secret_x"}
+os.environ |= {"SUPABASE_URL": "https://abc.supabase.co"}
+from functions.queue_drain.main import _budget
+from functions.templates_sync.main import _country
+from functions.webhook.main import app
+
+async def told():
+    sent = []
+    async def send(message):
+        sent.append(message)
+    query = b"hub.mode=subscribe&hub.verify_token=v&hub.challenge=42"
+    scope = {"type": "http", "method": "GET", "path": "/webhook", "headers": [], "query_string": query}
+    await app(scope, None, send)
+    return [sent[0]["status"], sent[1]["body"].decode()]
+
+print(asyncio.run(told()), _budget({}, 5.0), _country({}), "pydantic" in sys.modules)
+"""
+
+
+def test_who_asks_for_nothing_in_particular_needs_no_model() -> None:
+    """Meta's handshake, and what cron says, which is nothing."""
+    run = subprocess.run([sys.executable, "-c", ASKED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[200, '42'] 5.0 None False"

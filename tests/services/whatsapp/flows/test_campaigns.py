@@ -1,4 +1,4 @@
-"""The pure parts of the flow of campaigns: reading a CSV, judging rows, the opening, the shape of progress."""
+"""The pure parts of the flow of campaigns: reading a CSV, judging rows, the opening."""
 
 from typing import Any
 
@@ -195,27 +195,3 @@ def test_a_wrong_opening_is_refused(change: dict[str, Any], code: str, field: st
     with pytest.raises(RefusalError) as refused:
         campaigns._opening(OPENING | change, "k", Server())
     assert (refused.value.code, refused.value.field) == (code, field)
-
-
-# ── Progress ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_progress_sorts_counts_by_kind() -> None:
-    counts = {"read": 5, "failed": 3, "expired": 1, "failed:131026": 2, "failed:unknown": 1}
-    counts |= {"refused:message_expired": 1, "cost:marketing": 4}
-    seen = campaigns.view({"campaign_id": "c", "state": "running", "counts": counts})
-    version = seen.pop("version")
-    assert version != campaigns.view({"campaign_id": "c", "state": "running", "counts": {"read": 6}})["version"]
-    assert seen == {
-        "campaign_id": "c",
-        "state": "running",
-        "total": 9,
-        "states": {"read": 5, "failed": 3, "expired": 1},
-        "failed_by_code": {"131026": 2, "unknown": 1},
-        "refused_by_code": {"message_expired": 1},
-        "charged_by_category": {"marketing": 4},
-    }
-
-
-def test_progress_of_nobody_is_zero() -> None:
-    assert campaigns.view({"counts": {}})["total"] == 0

@@ -19,10 +19,12 @@ from tests.faults import clock
 clock.shift(float(sys.argv[1]))
 from services.whatsapp.actors import Server
 from services.whatsapp.flows import reading
+from services.whatsapp.requests.status_poll import OfCountry
 from services.whatsapp.runtime import Runtime
 
 async def page():
-    rows, cursor = await reading.of_country(Runtime.of_loop(), sys.argv[2], sys.argv[3] or None, 100, Server())
+    asked = OfCountry(country_id=sys.argv[2], after=sys.argv[3] or None)
+    rows, cursor = await reading.of_country(Runtime.of_loop(), asked, Server())
     await Runtime.close_of_loop()
     return [[row["message_id"] for row in rows], cursor]
 
