@@ -53,6 +53,11 @@ class GroupCommit(Generic[Item, Result]):
             self._start()
         return await future
 
+    async def close(self) -> None:
+        """Wait until everything that was added is committed, or has failed."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     def _start(self) -> None:
         # Counted by hand, down to the moment when a flush has found nothing left: its task is done a turn of the loop
         # later, and an item that came in between would wait for nobody.

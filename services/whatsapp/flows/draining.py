@@ -143,9 +143,24 @@ class Drainer:
 
         Refuses `database_unavailable` or `database_timeout` if the last claim got no answer.
         """
+        async with self._settling:
+            await self._run(time.monotonic() + budget, sweep)
+        if self._unclaimed is not None:
+            raise self._unclaimed
+        return self.report
+
+    def wake(self) -> None:
+        """There may be more to claim."""
+        self.woken = True
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Claim no more; the run ends once what is in flight is settled."""
+        self._stopping = True
+        self._changed.set()
+
+    async def _run(self, ends: float, sweep: bool) -> None:
         loop = asyncio.get_running_loop()
-        ends = time.monotonic() + budget
-        flusher = loop.create_task(self._settling.run())
         announcer = loop.create_task(self._announcing.run())
         sweeper: asyncio.Task[None] | None = None
         try:
@@ -165,26 +180,9 @@ class Drainer:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._changed.wait(), wait)
         finally:
-            try:
-                await _end(sweeper)
-                await _end(announcer)
-                await self._finish()
-            finally:
-                await _end(flusher)
-                self._settling.leave()
-        if self._unclaimed is not None:
-            raise self._unclaimed
-        return self.report
-
-    def wake(self) -> None:
-        """There may be more to claim."""
-        self.woken = True
-        self._changed.set()
-
-    def stop(self) -> None:
-        """Claim no more; the run ends once what is in flight is settled."""
-        self._stopping = True
-        self._changed.set()
+            await _end(sweeper)
+            await _end(announcer)
+            await self._finish()
 
     async def _claim_once(self) -> float | None:
         """Claim if there is room. Returns how long to wait before the next claim at the most, or None when idle."""

@@ -54,3 +54,10 @@ class _Known:
             if self._asked.get(user_id) is asked:
                 del self._asked[user_id]
             raise
+
+    async def close(self) -> None:
+        """Nobody waits for what is being read any more."""
+        reading = [task for _, task in self._asked.values() if not task.done()]
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)

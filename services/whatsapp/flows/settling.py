@@ -3,20 +3,21 @@
 A result is never thrown away while the process lives. What is wrong with the database as a whole makes all wait, in the
 order they came. What is wrong with one result makes that one wait: a batch that fails is settled in halves, so that the
 others get through, and the culprit is then settled without its extras, for the fact must land: that Meta took the
-message, and under which id. What a run could not settle by its end, the next run in this process goes on with.
+message, and under which id. What a run could not settle by its end, or when
+its loop was closed under it, the next run in this process goes on with.
 """
 
 import asyncio
 import contextlib
 import time
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.whatsapp import log
 from services.whatsapp.clients.postgrest import Rejected, Unavailable
-from services.whatsapp.per_loop import PerLoop
 
 Result = dict[str, Any]
 Settle = Callable[[Sequence[Result], int], Awaitable[object]]
@@ -52,78 +53,111 @@ class Stubborn:
     failures: int = 0
 
 
+@dataclass(slots=True, eq=False)
+class Kept:
+    """What of a run is not in the database yet. The process keeps it, whatever becomes of the run and of its loop."""
+
+    loop: "weakref.ref[asyncio.AbstractEventLoop]"
+    fresh: deque[Result] = field(default_factory=deque)
+    under_way: list[Result] = field(default_factory=list)
+    stubborn: list[Stubborn] = field(default_factory=list)
+    ended: bool = False
+
+    def results(self) -> list[Result]:
+        return [*self.under_way, *self.fresh, *(each.result for each in self.stubborn)]
+
+    @property
+    def is_nobodys(self) -> bool:
+        """Whether the run it belonged to is over. A loop that is closed in the middle of it tells nobody."""
+        loop = self.loop()
+        return self.ended or loop is None or loop.is_closed()
+
+
+_kept: set[Kept] = set()
+
+
 class Settling:
     """Results on their way into the database. `changed` is set whenever some have arrived there, or could not.
 
-    `run` settles all the while; `finish` waits for the rest.
+    Within `async with` it settles all the while, what earlier runs have left first of all; `finish` waits for the rest.
     """
+
+    _running: asyncio.Task[None]
 
     def __init__(self, settle: Settle, changed: asyncio.Event) -> None:
         self._settle = settle
         self._changed = changed
-        self._fresh: deque[Result] = deque()
-        self._stubborn: list[Stubborn] = []
-        self._under_way = 0
+        self._kept = Kept(weakref.ref(asyncio.get_running_loop()))
         self._pauses = 0
 
     def __len__(self) -> int:
         """Results that are not in the database yet."""
-        return len(self._fresh) + len(self._stubborn) + self._under_way
+        return len(self._kept.fresh) + len(self._kept.stubborn) + len(self._kept.under_way)
 
     @property
     def is_held_up(self) -> bool:
         """Whether the database takes nothing just now, or hardly anything."""
-        return self._pauses > 0 or len(self._stubborn) > _TOO_MANY
+        return self._pauses > 0 or len(self._kept.stubborn) > _TOO_MANY
 
     def add(self, result: Result) -> None:
-        self._fresh.append(result)
+        self._kept.fresh.append(result)
 
-    async def run(self) -> None:
-        """Settle what comes in, for ever, and what the run before has left. Nothing but being cancelled ends this."""
-        self._fresh.extendleft(reversed(_left.pop() or []))
-        while True:
-            await asyncio.sleep(_EVERY)
-            await self._settle_due()
+    async def __aenter__(self) -> "Settling":
+        for left in [each for each in _kept.copy() if each.is_nobodys]:
+            with contextlib.suppress(KeyError):  # another thread was quicker
+                _kept.remove(left)
+                self._kept.fresh.extend(left.results())
+        _kept.add(self._kept)
+        self._running = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        finally:
+            self._kept.ended = True
+            if len(self):
+                _log.error("unsettled", results=len(self))
+            else:
+                _kept.discard(self._kept)
 
     async def finish(self, seconds: float) -> None:
-        """Wait until `run` has settled everything, or time is up: the rest is left to the next run in this process."""
+        """Wait until everything is settled, or time is up: the rest is left to the next run in this process."""
         ends = time.monotonic() + seconds
         while len(self) and (left := ends - time.monotonic()) > 0:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
 
-    def leave(self) -> None:
-        """Leave what is not settled to the next run. Comes after `run` has ended."""
-        rest = [*self._fresh, *(each.result for each in self._stubborn)]
-        self._fresh.clear()
-        self._stubborn.clear()
-        if rest:
-            _log.error("unsettled", results=len(rest))
-            _left.get(list).extend(rest)
+    async def _run(self) -> None:
+        """For ever: nothing but being cancelled ends this."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            await self._settle_due()
 
     async def _settle_due(self) -> None:
-        while self._fresh:
-            batch = [self._fresh.popleft() for _ in range(min(_MOST, len(self._fresh)))]
+        fresh, stubborn = self._kept.fresh, self._kept.stubborn
+        while fresh:
+            batch = self._kept.under_way = [fresh.popleft() for _ in range(min(_MOST, len(fresh)))]
             await self._settle_or_keep(batch)
             if self._pauses:
                 await asyncio.sleep(min(_PAUSE * self._pauses, _LONGEST_PAUSE))
-            elif len(self._fresh) < _FULL:
+            elif len(fresh) < _FULL:
                 break
         now = time.monotonic()
-        for each in [each for each in self._stubborn if each.due <= now][:_AT_A_TIME]:
+        for each in [each for each in stubborn if each.due <= now][:_AT_A_TIME]:
             await self._insist(each)
 
     async def _settle_or_keep(self, batch: list[Result]) -> None:
         """Settle a batch; whatever of it the database does not take is kept."""
-        self._under_way += len(batch)
         rest = batch
         try:
             rest = await self._settle_in_parts(batch)
         finally:
             # Cancelled or not: what is not known to be settled is kept, and settling twice changes nothing.
-            self._under_way -= len(batch)
-            self._fresh.extendleft(reversed(rest))
+            self._kept.under_way = []
+            self._kept.fresh.extendleft(reversed(rest))
             self._changed.set()
 
     async def _settle_in_parts(self, batch: list[Result], attempts: int = _ATTEMPTS) -> list[Result]:
@@ -144,7 +178,7 @@ class Settling:
             _log.error("settle_broke", error=error, results=len(batch))
             code = type(error).__name__
         if len(batch) == 1:
-            self._stubborn.append(Stubborn(batch[0]))
+            self._kept.stubborn.append(Stubborn(batch[0]))
             return []
         _log.warning("settle_in_halves", code=code, results=len(batch))
         middle = len(batch) // 2
@@ -168,7 +202,7 @@ class Settling:
             except Exception as error:
                 code = type(error).__name__
             else:
-                self._stubborn.remove(stubborn)
+                self._kept.stubborn.remove(stubborn)
                 if code:
                     without = sorted(set(result) - set(form))
                     _log.error("settled_without", message_id=result["message_id"], code=code, without=without)
@@ -177,6 +211,3 @@ class Settling:
         stubborn.failures += 1
         stubborn.due = time.monotonic() + min(_FIRST_WAIT * 2**stubborn.failures, _LONGEST_WAIT)
         _log.error("not_settled", message_id=result["message_id"], outcome=result["outcome"], code=code)
-
-
-_left: PerLoop[list[Result]] = PerLoop()

@@ -46,6 +46,13 @@ class Watch(Generic[Key, Value]):
             self._looking[actor] = asyncio.create_task(self._look(actor))
         return await seen
 
+    async def close(self) -> None:
+        """Look no more. Whoever still waits is cancelled."""
+        while self._looking:
+            for task in self._looking.values():
+                task.cancel()
+            await asyncio.wait(self._looking.values())
+
     async def _look(self, actor: Actor) -> None:
         try:
             while actor in self._waiting:
@@ -71,6 +78,10 @@ class Watch(Generic[Key, Value]):
                 if not seen.done():
                     seen.set_exception(error)
             return
+        except asyncio.CancelledError:
+            for _, seen in waiting:
+                seen.cancel()
+            raise
         for _, seen in waiting:
             if not seen.done():
                 seen.set_result(found)

@@ -156,3 +156,20 @@ async def test_too_many_are_told_to_come_back() -> None:
 
     assert answers[:2] == [0, 2]
     assert [type(answer) for answer in answers[2:]] == [Overloaded] * 2
+
+
+async def test_closing_waits_for_what_was_added() -> None:
+    may_go = asyncio.Event()
+
+    async def commit(items: Sequence[int]) -> Sequence[int]:
+        await may_go.wait()
+        return await twice(items)
+
+    commits = GroupCommit(commit, most=1)
+    asked = [asyncio.create_task(ask(commits, item)) for item in range(5)]
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_later(0.01, may_go.set)
+    await commits.close()
+    assert may_go.is_set()
+    assert asyncio.all_tasks() <= {asyncio.current_task(), *asked}
+    assert await asyncio.gather(*asked) == [0, 2, 4, 6, 8]

@@ -1,16 +1,18 @@
 """What Meta answered reaches the database, whatever it holds and whatever else goes wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
 import pytest
 
-from services.whatsapp.clients.postgrest import Store
 from services.whatsapp.flows.settling import Settling
+from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
+from services.whatsapp.settings import settings as process
 from tests.local.front import front_of
 from tests.local.stack import Stack
 from tests.proofs.house import until
@@ -43,16 +45,12 @@ def broken(database: Database) -> Iterator[Any]:
 
 @asynccontextmanager
 async def settling(stack: Stack, url: str | None = None) -> AsyncIterator[Settling]:
-    store = Store(Settings.read(stack.env() | {"SUPABASE_URL": url or stack.rest_url}))
-    settling = Settling(store.settle, asyncio.Event())
-    running = asyncio.create_task(settling.run())
-    try:
-        yield settling
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-        settling.leave()
-        await store.close()
+    settings = Settings.read(stack.env() | {"SUPABASE_URL": url or stack.rest_url})
+    async with (
+        Runtime(settings) as runtime,
+        Settling(runtime.verbs.settle, asyncio.Event()) as settled,
+    ):
+        yield settled
 
 
 def accepted(land: Land, message: Row, **more: object) -> Row:
@@ -149,6 +147,63 @@ async def test_what_cannot_be_settled_at_all_is_kept_while_others_go_on_and_the_
 
     async with settling(stack):
         await until(lambda: states(land, messages) == ["accepted"] * 20)
+
+
+@pytest.mark.parametrize("politely", [True, False])
+@pytest.mark.filterwarnings("ignore:.*[Uu]nclosed", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_what_is_under_way_when_a_loop_ends_is_settled_in_the_next_loop_of_the_process(
+    stack: Stack, land: Land, monkeypatch: pytest.MonkeyPatch, politely: bool
+) -> None:
+    messages = land.leased(*(land.template() for _ in range(4)))
+    results = [accepted(land, message) for message in messages]
+    async with front_of(stack.rest_url) as front:
+        for name, value in (stack.env() | {"SUPABASE_URL": front.url, "WHATSAPP_DOTENV": "off"}).items():
+            monkeypatch.setenv(name, value)
+        process.cache_clear()
+        front.fail("/rpc/settle", 503)
+        ended = await asyncio.to_thread(settle_until, lambda: "/rest/v1/rpc/settle" in front.paths, results, politely)
+        front.heal()
+        assert states(land, messages) == ["sending"] * 4
+
+        async with of_loop():
+            await until(lambda: states(land, messages) == ["accepted"] * 4)
+        await Runtime.close_of_loop()
+    process.cache_clear()
+    assert ended.done() == politely
+    del ended
+    gc.collect()
+
+
+def of_loop() -> Settling:
+    runtime = Runtime.of_loop()
+    return Settling(runtime.verbs.settle, asyncio.Event())
+
+
+def settle_until(enough: Callable[[], bool], results: list[Row], politely: bool) -> asyncio.Task[None]:
+    """Settle in a loop of its own, which then ends: by cancelling what runs, or just so."""
+
+    async def settle() -> None:
+        async with of_loop() as settled:
+            for result in results:
+                settled.add(result)
+            await asyncio.Event().wait()
+
+    async def begin() -> asyncio.Task[None]:
+        running = asyncio.create_task(settle())
+        await until(enough)
+        return running
+
+    async def end() -> None:
+        running.cancel()
+        await asyncio.wait([running])
+        await Runtime.close_of_loop()
+
+    loop = asyncio.new_event_loop()
+    running = loop.run_until_complete(begin())
+    if politely:
+        loop.run_until_complete(end())
+    loop.close()
+    return running
 
 
 async def test_an_answer_nobody_can_read_is_no_end(stack: Stack, land: Land) -> None:

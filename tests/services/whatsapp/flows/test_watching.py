@@ -84,3 +84,24 @@ def test_a_user_has_only_so_many_calls_under_way_and_others_theirs() -> None:
         each.__exit__(None, None, None)
     with one_more(ANA):
         pass
+
+
+async def test_closing_ends_every_look_and_whoever_waits_for_it() -> None:
+    never = asyncio.Event()
+
+    async def read(actor: Actor, keys: Sequence[int]) -> Mapping[int, str]:
+        reading.set()
+        await never.wait()
+        return {}
+
+    reading = asyncio.Event()
+    watch = Watch(read, every=0.01)
+    looking = [asyncio.create_task(watch.look(actor, [1])) for actor in (ANA, Server())]
+    await reading.wait()
+    looking.append(asyncio.create_task(watch.look(ANA, [2])))
+    await asyncio.sleep(0)
+
+    await watch.close()
+    await asyncio.wait(looking)
+    assert [each.cancelled() for each in looking] == [True] * 3
+    assert asyncio.all_tasks() == {asyncio.current_task()}
