@@ -8,7 +8,7 @@ are one person.
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypedDict
 
 _NOT_DIGIT = re.compile(r"[^0-9]")
 _BSUID = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[0-9A-Za-z]{1,128}")
@@ -54,6 +54,16 @@ class Phone:
 
     e164: str
     match_key: str
+
+
+class Person(TypedDict):
+    """Whom a message or a fact is about, as the verbs take it: exactly one of phone (with its match key), bsuid and
+    contact_id."""
+
+    phone: str | None
+    match_key: str | None
+    bsuid: str | None
+    contact_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

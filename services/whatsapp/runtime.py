@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from services.whatsapp.clients.graph import Graph
-    from services.whatsapp.clients.postgrest import Store
+    from services.whatsapp.clients.postgrest import Reads
+    from services.whatsapp.clients.verbs import Verbs
 
 Part = TypeVar("Part")
 
@@ -68,18 +69,18 @@ class Runtime:
             await runtime.close()
 
     @cached_property
-    def verbs(self) -> "Store":
+    def verbs(self) -> "Verbs":
         """The database, as the server."""
-        from services.whatsapp.clients.postgrest import Store
+        from services.whatsapp.clients.postgrest import Postgrest
 
-        return Store(self.settings)
+        return Postgrest(self.settings)
 
     @cached_property
-    def reads(self) -> "Store":
+    def reads(self) -> "Reads":
         """The database, for those who only look, with connections of its own: however many they are, no send waits."""
-        from services.whatsapp.clients.postgrest import _CONNECTIONS_OF_READERS, Store
+        from services.whatsapp.clients.postgrest import Reads
 
-        return Store(self.settings, _CONNECTIONS_OF_READERS)
+        return Reads(self.settings)
 
     @cached_property
     def graph(self) -> "Graph":

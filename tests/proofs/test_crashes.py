@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.whatsapp.clients.postgrest import _ATTEMPTS as STORE_TRIES
+from services.whatsapp.clients.failures import ATTEMPTS
 from services.whatsapp.refusals import RefusalError
 from tests.proofs.house import PLAIN, House, check_refusal, post, some_phone, until
 
@@ -192,7 +192,7 @@ async def test_metas_answer_outlives_a_database_that_is_away(house: House, gate:
     await until(lambda: house.arrivals(message_id) == 1)
 
     gate.shut()
-    await until(lambda: house.graph.arrived(number)[0].fate == "answered" and gate.turned_away > 2 * STORE_TRIES)
+    await until(lambda: house.graph.arrived(number)[0].fate == "answered" and gate.turned_away > 2 * ATTEMPTS)
     assert house.state(message_id) == "sending"
     gate.open()
     with suppress(RefusalError):  # its claims meet no database either

@@ -24,7 +24,7 @@ async def control(runtime: Runtime, asked: AccountControl, actor: Actor) -> dict
         action=asked.action,
         actor=actor.member_id,
     )
-    return answer
+    return dict(answer)
 
 
 def waiting_for(runtime: Runtime, country_id: str, account_id: str) -> dict[str, str] | None:

@@ -10,9 +10,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from services.whatsapp import log
+from services.whatsapp.clients.verbs import Announced
 
 _EVERY = 0.05
 _CALLS = 3
@@ -20,7 +20,7 @@ _CALLS = 3
 _ALL = 60.0
 _FORGET = 0.95
 
-Announce = Callable[[Sequence[dict[str, Any]]], Awaitable[list[str]]]
+Announce = Callable[[Sequence[Announced]], Awaitable[list[str]]]
 
 _log = log.get("announce")
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from services.whatsapp.clients import postgrest
+from services.whatsapp.clients.failures import Rejected
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,7 +20,7 @@ async def write_without_culprits(
     """
     try:
         return list(await write(items))
-    except postgrest.Rejected:
+    except Rejected:
         if len(items) == 0:
             raise
         if len(items) == 1:

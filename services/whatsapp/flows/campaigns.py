@@ -10,12 +10,13 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from services.whatsapp import requests, rows
 from services.whatsapp.actors import Actor
+from services.whatsapp.clients import verbs
 from services.whatsapp.flows import members
 from services.whatsapp.flows.bisecting import write_without_culprits
 from services.whatsapp.flows.progress import view
@@ -62,7 +63,7 @@ class Enqueued:
             "refused": rows.in_order(self.refused),
         }
 
-    def take(self, answers: Iterable[Row]) -> None:
+    def take(self, answers: Iterable[verbs.Enqueued | verbs.RefusedCall]) -> None:
         """The database's verdict on a chunk. Raises RefusalError where the chunk as a whole is refused."""
         for answer in answers:
             if "code" in answer:
@@ -87,7 +88,7 @@ async def enqueue(runtime: Runtime, request: Mapping[str, Any], key: str | None,
     contract = opened.get("contract") or {"unsupported": "its contract is not known yet: sync templates"}
     judge = _Judge(contract, country_id)
     # One chunk is being written while the next one is judged; never two, so that the first of two equal rows wins.
-    writing: asyncio.Task[list[Row]] | None = None
+    writing: asyncio.Task[list[verbs.Enqueued | verbs.RefusedCall]] | None = None
     try:
         for start in range(0, len(recipients), _CHUNK):
             chunk = recipients[start : start + _CHUNK]
@@ -115,14 +116,18 @@ async def enqueue(runtime: Runtime, request: Mapping[str, Any], key: str | None,
 
 async def _write(
     runtime: Runtime, country_id: str, campaign_id: str, key: str, fingerprint: str, taken: Sequence[Row]
-) -> list[Row]:
+) -> list[verbs.Enqueued | verbs.RefusedCall]:
     """The verdicts on a chunk: one, but where a row had to be found that the database does not take."""
 
-    async def write(part: Sequence[Row]) -> list[Row]:
+    async def write(part: Sequence[Row]) -> list[verbs.Enqueued | verbs.RefusedCall]:
+        recipients = cast(Sequence[verbs.Recipient], part)
         key_of_part = rows.part_of(key, len(taken), part)
-        return [await runtime.verbs.enqueue_campaign(country_id, campaign_id, key_of_part, fingerprint, part)]
+        return [await runtime.verbs.enqueue_campaign(country_id, campaign_id, key_of_part, fingerprint, recipients)]
 
-    return await write_without_culprits(taken, write, lambda row: {"accepted": 0, "refused": [rows.unstorable(row)]})
+    def unstorable(row: Row) -> verbs.Enqueued | verbs.RefusedCall:
+        return {"accepted": 0, "refused": [cast(verbs.RefusedRow, rows.unstorable(row))]}
+
+    return await write_without_culprits(taken, write, unstorable)
 
 
 def read_csv(raw: bytes, query: Mapping[str, str]) -> dict[str, Any]:
@@ -147,15 +152,16 @@ async def control(runtime: Runtime, asked: Control, actor: Actor) -> dict[str, A
     return view(answer)
 
 
-def _opening(request: Mapping[str, Any], key: str, actor: Actor) -> Row:
-    opening: Row = {"country_id": requests.country(request), "actor": actor.member_id}
+def _opening(request: Mapping[str, Any], key: str, actor: Actor) -> verbs.Opening:
+    opening: verbs.Opening = {"country_id": requests.country(request), "actor": actor.member_id}
     if "campaign_id" in request:
         for name in ("account", "name", "template", "send_at", "valid_until", "draft"):
             if name in request:
                 raise refuse("invalid_field", field=name, reason="it was fixed when the campaign was opened")
-        return opening | {"campaign_id": requests.uuid(request["campaign_id"], "campaign_id")}
+        return {**opening, "campaign_id": requests.uuid(request["campaign_id"], "campaign_id")}
     name, language = _template(request)
-    return opening | {
+    return {
+        **opening,
         "account_id": requests.account(request),
         "name": _campaign_name(request),
         "template_name": name,
@@ -214,7 +220,7 @@ class _Judge:
         requests.only(recipient, _ROW_FIELDS)
         if "to" not in recipient:
             raise refuse("missing_field", field="to")
-        row: Row = requests.recipient(recipient["to"], self._country_id)
+        row: Row = {**requests.recipient(recipient["to"], self._country_id)}
         row["components"] = self._components(_parameters(recipient)) or None
         row["ref"] = requests.ref(recipient)
         return row

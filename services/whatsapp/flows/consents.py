@@ -7,10 +7,11 @@ a campaign are. What a fact means for the facts before it is decided in the data
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from services.whatsapp import requests, rows
 from services.whatsapp.actors import Actor
+from services.whatsapp.clients.verbs import Consent, Recorded, RefusedCall, RefusedRow
 from services.whatsapp.flows import members
 from services.whatsapp.flows.bisecting import write_without_culprits
 from services.whatsapp.refusals import refuse
@@ -64,14 +65,18 @@ async def record(runtime: Runtime, request: Mapping[str, Any], key: str | None, 
 
 async def _write(
     runtime: Runtime, country_id: str, actor: Actor, key: str, fingerprint: str, good: Sequence[Row]
-) -> list[Row]:
+) -> list[Recorded | RefusedCall]:
     """The verdicts on a chunk: one, but where a row had to be found that the database does not take."""
 
-    async def write(part: Sequence[Row]) -> list[Row]:
+    async def write(part: Sequence[Row]) -> list[Recorded | RefusedCall]:
+        consents = cast(Sequence[Consent], part)
         key_of_part = rows.part_of(key, len(good), part)
-        return [await runtime.verbs.record_consents(country_id, actor, key_of_part, fingerprint, part)]
+        return [await runtime.verbs.record_consents(country_id, actor, key_of_part, fingerprint, consents)]
 
-    return await write_without_culprits(good, write, lambda row: {"recorded": 0, "refused": [rows.unstorable(row)]})
+    def unstorable(row: Row) -> Recorded | RefusedCall:
+        return {"recorded": 0, "refused": [cast(RefusedRow, rows.unstorable(row))]}
+
+    return await write_without_culprits(good, write, unstorable)
 
 
 def read_csv(raw: bytes, query: Mapping[str, str]) -> dict[str, Any]:
@@ -94,7 +99,8 @@ def _row(given: Any, country_id: str) -> Row:
     how = _text(given, "how", _LONGEST_HOW)
     if how in _OF_WEBHOOKS:
         raise refuse("invalid_field", field="how", reason="meta and stop_word are written by webhooks only")
-    return requests.recipient(given["to"], country_id) | {
+    return {
+        **requests.recipient(given["to"], country_id),
         "what": _one_of(given["action"], "action", _ACTIONS),
         "scope": _one_of(given.get("scope", "all"), "scope", _SCOPES),
         "at": requests.time(given, "at"),

@@ -25,8 +25,9 @@ from typing import Any
 from uuid import uuid4
 
 from services.whatsapp import log
+from services.whatsapp.clients.failures import Unavailable
 from services.whatsapp.clients.graph import POST_TIMEOUT, Answer
-from services.whatsapp.clients.postgrest import Unavailable
+from services.whatsapp.clients.verbs import Claimed, Leased, Message, Result
 from services.whatsapp.directory import Account
 from services.whatsapp.flows.announcing import Announcing, Lease
 from services.whatsapp.flows.settling import Settling
@@ -99,7 +100,7 @@ class Job:
 
     account: Account
     lease: Lease
-    message: dict[str, Any]
+    message: Message
     last_start: float
     step: float
 
@@ -108,9 +109,9 @@ class Drainer:
     """One run of the drainer: `run` may be called once, `stop` ends it early."""
 
     def __init__(self, runtime: Runtime) -> None:
-        settings, store = runtime.settings, runtime.verbs
+        settings, verbs = runtime.settings, runtime.verbs
         self._settings = settings
-        self._store = store
+        self._verbs = verbs
         self._graph = runtime.graph
         self._accounts = [(a.country_id, a.account_id) for a in settings.directory if a.tokens]
         # As many again as are in flight wait here while the next batch is claimed, so that no connection idles.
@@ -122,8 +123,8 @@ class Drainer:
         self._spacings: dict[tuple[str, str], Spacing] = {each: Spacing() for each in self._accounts}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._settling = Settling(store.settle, self._changed)
-        self._announcing = Announcing(store.announce)
+        self._settling = Settling(verbs.settle, self._changed)
+        self._announcing = Announcing(verbs.announce)
         self._claim_id: str | None = None
         """The claim that is not answered yet."""
         self._perhaps_leased = False
@@ -198,7 +199,7 @@ class Drainer:
             return min(_CLAIM_AGAIN * self._claim_failures, _CLAIM_AGAIN_CAP)
         self._claim_failures = 0
         claimed = sum(len(lease["messages"]) for lease in claim["leases"])
-        next_due: float | None = claim["next_ms"] / 1000 if claim["next_ms"] is not None else None
+        next_due = claim["next_ms"] / 1000 if claim["next_ms"] is not None else None
         self._hungry = claimed >= limit
         if self._hungry and self._room() >= self._batch:
             return 0
@@ -212,12 +213,12 @@ class Drainer:
             return min(next_due, 0.5) if next_due is not None else 0.5
         return next_due
 
-    async def _claim(self, limit: int) -> dict[str, Any] | None:
+    async def _claim(self, limit: int) -> Claimed | None:
         """A batch, scheduled; or None without an answer. Then the next call asks for the same batch again."""
         asked = time.monotonic()
         self._claim_id = self._claim_id or str(uuid4())
         try:
-            claim = await self._store.claim(
+            claim = await self._verbs.claim(
                 self._claim_id, self._accounts, limit=limit, lease=LEASE, horizon=HORIZON, ahead=self._announcing.ahead
             )
         except Unavailable as error:
@@ -239,7 +240,7 @@ class Drainer:
     def _busy(self) -> bool:
         return bool(self._sleeping or self._tasks or len(self._settling))
 
-    def _schedule(self, lease: dict[str, Any], last_start: float) -> int:
+    def _schedule(self, lease: Leased, last_start: float) -> int:
         account = self._settings.directory.account(lease["country_id"], lease["account_id"])
         if account is None:
             raise LookupError("claimed for an account that is not in the directory")
@@ -301,7 +302,7 @@ class Drainer:
         else:
             self._record(job, result)
 
-    def _record(self, job: Job, result: dict[str, Any]) -> None:
+    def _record(self, job: Job, result: Result) -> None:
         result |= {
             "country_id": job.account.country_id,
             "message_id": job.message["message_id"],
@@ -373,9 +374,9 @@ class Drainer:
         began = time.monotonic()
         try:
             async with asyncio.timeout(_SWEEP_LONGEST):
-                swept = await self._store.sweep(job)
-            rows = int(swept.get(job) or 0)
-            if swept["failed"]:
+                swept = await self._verbs.sweep(job)
+            rows = swept.rows
+            if swept.failed:
                 raise RuntimeError(f"the database could not do {job}: its log says why")
         except Exception as error:
             _log.error("sweep_failed", job=job, error=error)
@@ -388,7 +389,7 @@ class Drainer:
         return rows >= _SWEEP_FULL
 
 
-def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> dict[str, Any]:
+def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> Result:
     """The result to settle for an answer. `jitter` in 0..1 spreads retries.
 
     `attempts` counts this try; `waits` is how often in a row the message has been sent back for no fault of its own.
@@ -411,7 +412,7 @@ def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> d
     entry = failure.entry
     # A hold with a bound is counted like a retry: nothing else would end it (132001, a template that never comes).
     counted = entry.disposition is Disposition.RETRY or entry.attempts > 0
-    result: dict[str, Any] = {
+    result: Result = {
         "outcome": "retry" if counted else "rejected" if entry.disposition is Disposition.PERMANENT else "held",
         "code": failure.code,
         "title": failure.title,
@@ -429,7 +430,7 @@ def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> d
     return result
 
 
-def _body(message: dict[str, Any]) -> dict[str, Any]:
+def _body(message: Message) -> dict[str, Any]:
     to = message["to"]
     return graph_body(
         message["content"],

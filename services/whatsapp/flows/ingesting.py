@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from services.whatsapp import log
-from services.whatsapp.clients.postgrest import Rejected, Unavailable
+from services.whatsapp.clients.failures import ATTEMPTS, Rejected, Unavailable
 from services.whatsapp.meta.events import Event
 from services.whatsapp.refusals import RefusalError, refuse
 
@@ -14,7 +14,6 @@ _Numbered = tuple[int, Event]
 """An event and the number of its post."""
 
 _MOST = 500
-_ATTEMPTS = 4
 _ATTEMPTS_IN_PART = 2
 _SECONDS = 15.0
 """After this, posts are not looked at one by one any more: Meta does not wait for ever."""
@@ -28,7 +27,7 @@ async def ingest(posts: Sequence[list[Event]], store: Store) -> list[RefusalErro
     problems: list[RefusalError | None] = [None] * len(posts)
     ends = time.monotonic() + _SECONDS
     for start in range(0, len(events), _MOST):
-        found = await _store(events[start : start + _MOST], store, _ATTEMPTS, ends)
+        found = await _store(events[start : start + _MOST], store, ATTEMPTS, ends)
         away = next((each for _, each in found if isinstance(each, Unavailable) and not each.divisible), None)
         if away is not None:
             # The rest would meet the same.
@@ -64,7 +63,7 @@ async def _set_aside(number: int, event: Event, error: Rejected, store: Store) -
     _log.error("set_aside", error=error, kind=event["kind"], key=event["key"])
     kept = {name: event[name] for name in ("key", "country_id", "account_id", "field", "payload")}
     try:
-        await store([kept | {"kind": "unparsable"}], _ATTEMPTS)
+        await store([kept | {"kind": "unparsable"}], ATTEMPTS)
     except Unavailable as problem:
         return [(number, problem)]
     except Rejected as worse:

@@ -6,13 +6,12 @@ from functools import partial
 from typing import Any
 
 from services.whatsapp.actors import Actor
+from services.whatsapp.clients.verbs import Progress
 from services.whatsapp.flows.watching import Watch
 from services.whatsapp.refusals import refuse
 from services.whatsapp.requests import fingerprint
 from services.whatsapp.requests.status_poll import OfCampaign
 from services.whatsapp.runtime import Runtime
-
-Row = dict[str, Any]
 
 
 async def of_campaign(runtime: Runtime, asked: OfCampaign, actor: Actor) -> dict[str, Any]:
@@ -33,16 +32,16 @@ async def of_campaign(runtime: Runtime, asked: OfCampaign, actor: Actor) -> dict
 _Named = tuple[str, str]
 
 
-def _watch(runtime: Runtime) -> Watch[_Named, Row]:
+def _watch(runtime: Runtime) -> Watch[_Named, Progress]:
     return Watch(partial(_read, runtime))
 
 
-async def _read(runtime: Runtime, actor: Actor, wanted: Sequence[_Named]) -> dict[_Named, Row]:
+async def _read(runtime: Runtime, actor: Actor, wanted: Sequence[_Named]) -> dict[_Named, Progress]:
     found = [await runtime.reads.campaign_progress(*each, actor) for each in wanted]
     return {named: row for named, row in zip(wanted, found, strict=True) if row is not None}
 
 
-def _seen(named: _Named, found: Mapping[_Named, Row]) -> dict[str, Any]:
+def _seen(named: _Named, found: Mapping[_Named, Progress]) -> dict[str, Any]:
     if named not in found:
         raise refuse("unknown_campaign", field="campaign_id")
     return view(found[named])

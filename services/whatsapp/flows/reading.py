@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from services.whatsapp.actors import Actor
+from services.whatsapp.clients.postgrest import MessageRow
 from services.whatsapp.flows.accounts import waiting_for
 from services.whatsapp.flows.watching import Watch
 from services.whatsapp.meta.errors import lookup
@@ -49,18 +50,15 @@ async def by_ids(runtime: Runtime, asked: ById, actor: Actor) -> list[dict[str, 
     return [view(runtime, row) for row in rows]
 
 
-Row = dict[str, Any]
-
-
-def _watch(runtime: Runtime) -> Watch[str, Row]:
+def _watch(runtime: Runtime) -> Watch[str, MessageRow]:
     return Watch(partial(_read, runtime))
 
 
-async def _read(runtime: Runtime, actor: Actor, ids: Sequence[str]) -> dict[str, Row]:
+async def _read(runtime: Runtime, actor: Actor, ids: Sequence[str]) -> dict[str, MessageRow]:
     return {row["message_id"]: row for row in await runtime.reads.messages(ids, actor)}
 
 
-def _in_order(ids: Sequence[str], found: Mapping[str, Row]) -> list[Row]:
+def _in_order(ids: Sequence[str], found: Mapping[str, MessageRow]) -> list[MessageRow]:
     return [found[each] for each in ids if each in found]
 
 

@@ -6,7 +6,7 @@ process share one call of `enqueue`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.whatsapp import requests
 from services.whatsapp.actors import Actor
@@ -16,6 +16,9 @@ from services.whatsapp.meta import templates
 from services.whatsapp.meta.messages import InvalidMessage, parse_message
 from services.whatsapp.refusals import RefusalError, refuse
 from services.whatsapp.runtime import Runtime
+
+if TYPE_CHECKING:
+    from services.whatsapp.clients.verbs import Content, Item, Refused, Verdict
 
 _FIELDS = frozenset({"country_id", "account", "to", "message", "send_at", "expires_at", "ref"})
 _REQUIRED = ("country_id", "to", "message")
@@ -47,7 +50,7 @@ async def send(runtime: Runtime, request: Mapping[str, Any], key: str | None, ac
     `request` is the body of the send function, `key` its Idempotency-Key. Raises RefusalError with the
     field, the reason and the remedy.
     """
-    item = read_request(request, key) | {"actor": actor.member_id}
+    item = read_request(request, key, actor.member_id)
     # Imported here: a request that is refused for its shape needs no client of Supabase.
     from services.whatsapp.flows import members
 
@@ -68,7 +71,7 @@ async def send(runtime: Runtime, request: Mapping[str, Any], key: str | None, ac
     )
 
 
-def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+def read_request(request: Mapping[str, Any], key: str | None, actor: str | None = None) -> "Item":
     """The item for `enqueue` that the request describes. Raises RefusalError."""
     requests.only(request, _FIELDS)
     for name in _REQUIRED:
@@ -78,8 +81,9 @@ def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
     return {
         "country_id": country_id,
         "account_id": requests.account(request),
+        "actor": actor,
         **requests.recipient(request["to"], country_id),
-        **_message(request["message"]),
+        **_content(request["message"]),
         "key": requests.key(key),
         "fingerprint": requests.fingerprint(request),
         "send_at": requests.time(request, "send_at"),
@@ -88,14 +92,14 @@ def read_request(request: Mapping[str, Any], key: str | None) -> dict[str, Any]:
     }
 
 
-def refused(verdict: Mapping[str, Any], item: Mapping[str, Any]) -> RefusalError:
+def refused(verdict: "Refused", item: "Item") -> RefusalError:
     """The refusal the database gave, in words."""
     of_template = str(verdict["code"]).startswith("template")
     reason = f"{item.get('template_name')} in {item.get('template_language')}" if of_template else None
     return refuse(verdict["code"], field=verdict.get("field"), reason=reason)
 
 
-async def _check_contract(runtime: Runtime, item: Mapping[str, Any]) -> None:
+async def _check_contract(runtime: Runtime, item: "Item") -> None:
     """Refuses `template_parameters` where what is supplied does not fit the template as Meta approved it."""
     if item["kind"] != "template":
         return
@@ -108,8 +112,8 @@ async def _check_contract(runtime: Runtime, item: Mapping[str, Any]) -> None:
         raise refuse("template_parameters", field=problem.field, reason=problem.reason)
 
 
-def _commits(runtime: Runtime) -> GroupCommit[dict[str, Any], dict[str, Any]]:
-    async def commit(items: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def _commits(runtime: Runtime) -> "GroupCommit[Item, Verdict]":
+    async def commit(items: "Sequence[Item]") -> "Sequence[Verdict]":
         # Imported here: a request that is refused for its shape needs no client of Supabase.
         from services.whatsapp.flows.bisecting import write_without_culprits
 
@@ -118,11 +122,11 @@ def _commits(runtime: Runtime) -> GroupCommit[dict[str, Any], dict[str, Any]]:
     return GroupCommit(commit, most=_MOST)
 
 
-def _cannot_be_stored(item: Mapping[str, Any]) -> dict[str, Any]:
+def _cannot_be_stored(item: "Item") -> "Verdict":
     return {"status": "refused", "code": "invalid_item"}
 
 
-def _message(value: object) -> dict[str, Any]:
+def _content(value: object) -> "Content":
     try:
         message = parse_message(value)
     except InvalidMessage as error:

@@ -14,12 +14,12 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 from services.whatsapp import log
-from services.whatsapp.clients.postgrest import Rejected, Unavailable
+from services.whatsapp.clients.failures import ATTEMPTS, Rejected, Unavailable
+from services.whatsapp.clients.verbs import Result
 
-Result = dict[str, Any]
 Settle = Callable[[Sequence[Result], int], Awaitable[object]]
 """Settles results, with so many attempts."""
 
@@ -34,7 +34,6 @@ _AT_A_TIME = 10
 """Stubborn results tried before fresh ones get their turn."""
 _TOO_MANY = 50
 """So many stubborn results are no accident: it is the database."""
-_ATTEMPTS = 4
 
 _IDS = ("country_id", "message_id", "lease_id", "outcome", "wait_seconds", "max_attempts")
 _FORMS: tuple[tuple[str, ...], ...] = ((*_IDS, "effect", "wamid", "code"), (*_IDS, "wamid"), _IDS)
@@ -160,7 +159,7 @@ class Settling:
             self._kept.fresh.extendleft(reversed(rest))
             self._changed.set()
 
-    async def _settle_in_parts(self, batch: list[Result], attempts: int = _ATTEMPTS) -> list[Result]:
+    async def _settle_in_parts(self, batch: list[Result], attempts: int = ATTEMPTS) -> list[Result]:
         """Settle a batch, in halves where it fails by one of its results. Returns what must wait for the database."""
         try:
             await self._settle(batch, attempts)
@@ -192,7 +191,7 @@ class Settling:
         code = ""
         for form in (tuple(result), *_FORMS):
             try:
-                await self._settle([{name: value for name, value in result.items() if name in form}], 1)
+                await self._settle([cast(Result, {name: value for name, value in result.items() if name in form})], 1)
             except Rejected as error:
                 code = error.code
             except Unavailable as error:

@@ -6,8 +6,9 @@ from typing import Any
 import orjson
 
 from services.whatsapp import log
-from services.whatsapp.clients import postgrest
+from services.whatsapp.clients.failures import Rejected
 from services.whatsapp.clients.graph import GraphError
+from services.whatsapp.clients.verbs import NumberRow, TemplateRow
 from services.whatsapp.directory import Account
 from services.whatsapp.meta.templates import contract_of
 from services.whatsapp.refusals import RefusalError
@@ -63,25 +64,25 @@ async def _sync_templates(runtime: Runtime, account: Account) -> dict[str, Any]:
     if not complete:
         _log.warning("listing_incomplete", country_id=account.country_id, account_id=account.account_id, rows=len(rows))
     synced = await runtime.verbs.sync_templates(account.country_id, account.account_id, rows, complete=complete)
-    return synced if complete else synced | {"incomplete": True}
+    return dict(synced) if complete else {**synced, "incomplete": True}
 
 
 async def _sync_number(runtime: Runtime, account: Account) -> dict[str, Any]:
     number = number_of(await runtime.graph.number(account))
-    return await runtime.verbs.sync_number(account.country_id, account.account_id, number)
+    return dict(await runtime.verbs.sync_number(account.country_id, account.account_id, number))
 
 
 def _explained(error: Exception) -> dict[str, Any]:
     if isinstance(error, GraphError):
         return {"code": error.failure.code if error.failure else None, "message": str(error)}
-    if isinstance(error, postgrest.Rejected):  # such as an account that has no row in whatsapp.accounts
+    if isinstance(error, Rejected):  # such as an account that has no row in whatsapp.accounts
         return {"code": error.code, "message": error.reason}
     if isinstance(error, RefusalError):
         return {"code": error.code, "message": str(error)}
     return {"code": "internal_error", "message": type(error).__name__}
 
 
-def row_of(template: dict[str, Any]) -> dict[str, Any] | None:
+def row_of(template: dict[str, Any]) -> TemplateRow | None:
     """A template of Meta's as a row; None if not even its name can be read. Its id stays behind: ids of Meta are
     never stored."""
     name, language = _text(template.get("name")), _text(template.get("language"))
@@ -121,7 +122,7 @@ def _storable(value: object) -> bool:
         return False
 
 
-def number_of(node: dict[str, Any]) -> dict[str, Any]:
+def number_of(node: dict[str, Any]) -> NumberRow:
     """What Meta grants a number, in Meta's words. A member Meta left out is None: it changes nothing."""
     throughput = node.get("throughput")
     coexistence = node.get("is_on_biz_app")

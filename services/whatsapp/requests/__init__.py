@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from services.whatsapp.identity import InvalidRecipient, parse_recipient
+from services.whatsapp.identity import InvalidRecipient, Person, parse_recipient
 from services.whatsapp.refusals import refuse
 
 _COUNTRY = re.compile(r"[A-Z]{2}")
@@ -41,8 +41,8 @@ def account(request: Mapping[str, Any]) -> str | None:
     return _text(request["account"], "account", _ACCOUNT, "an account is lower-case letters, digits and hyphens")
 
 
-def recipient(value: object, country_id: str) -> dict[str, str | None]:
-    """Who a message goes to, as the verbs take it: exactly one of phone (with its match key), bsuid and contact_id."""
+def recipient(value: object, country_id: str) -> Person:
+    """Who a message goes to. Refuses what parse_recipient does."""
     try:
         found = parse_recipient(value, country_id)
     except InvalidRecipient as error:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from services.whatsapp.actors import Server
 from services.whatsapp.clients.graph import Graph
 from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings, settings
@@ -116,7 +117,7 @@ async def use_everything(runtime: Runtime, mark: str) -> None:
     await asyncio.gather(
         *(runtime.graph.send(account, {"to": mark}) for _ in range(5)),
         *(runtime.verbs.roles_of(mark) for _ in range(5)),
-        *(runtime.reads.roles_of(mark) for _ in range(5)),
+        *(runtime.reads.messages([mark], Server()) for _ in range(5)),
     )
 
 

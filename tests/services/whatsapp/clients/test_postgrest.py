@@ -10,8 +10,9 @@ import httpx
 import pytest
 
 from services.whatsapp.actors import Member
-from services.whatsapp.clients import postgrest
-from services.whatsapp.clients.postgrest import Rejected, Store, Unavailable
+from services.whatsapp.clients import failures, postgrest
+from services.whatsapp.clients.failures import Rejected, Unavailable
+from services.whatsapp.clients.postgrest import Postgrest, Reads
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.settings import Settings
 from tests.local.front import Front, front_of
@@ -27,8 +28,8 @@ async def front(stack: Stack) -> AsyncIterator[Front]:
 
 
 @pytest.fixture
-async def store(stack: Stack, front: Front) -> AsyncIterator[Store]:
-    store = Store(Settings.read(stack.env() | {"SUPABASE_URL": front.url}))
+async def store(stack: Stack, front: Front) -> AsyncIterator[Postgrest]:
+    store = Postgrest(Settings.read(stack.env() | {"SUPABASE_URL": front.url}))
     yield store
     await store.close()
 
@@ -36,7 +37,7 @@ async def store(stack: Stack, front: Front) -> AsyncIterator[Store]:
 @pytest.mark.parametrize(
     "code", ["22P02", "22003", "22007", "22021", "22P05", "23502", "23503", "23514", "54000", "PT400", "PT404"]
 )
-async def test_a_value_that_can_never_be_stored_is_asked_for_once(store: Store, front: Front, code: str) -> None:
+async def test_a_value_that_can_never_be_stored_is_asked_for_once(store: Postgrest, front: Front, code: str) -> None:
     front.fail("/rpc/settle", 400, {"code": code, "message": "no"})
     with pytest.raises(Rejected) as rejected:
         await store.settle([])
@@ -69,7 +70,7 @@ async def test_a_value_that_can_never_be_stored_is_asked_for_once(store: Store, 
     ],
 )
 async def test_everything_else_may_pass(
-    store: Store, front: Front, status: int, code: str | None, divisible: bool, perhaps_done: bool
+    store: Postgrest, front: Front, status: int, code: str | None, divisible: bool, perhaps_done: bool
 ) -> None:
     front.fail("/rpc/settle", status, {"code": code, "message": "no"} if code else {"message": "no"})
     with pytest.raises(Unavailable) as unavailable:
@@ -84,7 +85,7 @@ async def test_everything_else_may_pass(
     assert await store.settle([]) == {"settled": 0, "stale": 0}
 
 
-async def test_what_was_lost_once_may_have_been_done_whatever_came_after(store: Store, front: Front) -> None:
+async def test_what_was_lost_once_may_have_been_done_whatever_came_after(store: Postgrest, front: Front) -> None:
     front.fail("/rpc/settle", None, times=1, arrives=True)
     front.fail("/rpc/settle", 404, {"code": "PGRST202", "message": "no"})
     with pytest.raises(Unavailable) as unavailable:
@@ -94,11 +95,11 @@ async def test_what_was_lost_once_may_have_been_done_whatever_came_after(store: 
 
 async def test_a_call_ends_in_time_however_often_nobody_answers(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds are shortened alike; only the sum of all attempts is asked for."""
-    monkeypatch.setattr(postgrest, "_TOTAL", 2.0)
+    monkeypatch.setattr(failures, "TOTAL", 2.0)
     monkeypatch.setattr(postgrest, "_TIMEOUT", httpx.Timeout(1.2))
     silent = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    store = Store(Settings.read(stack.env() | {"SUPABASE_URL": url}))
+    store = Postgrest(Settings.read(stack.env() | {"SUPABASE_URL": url}))
     began = time.monotonic()
     try:
         with pytest.raises(Unavailable) as unavailable:
@@ -114,27 +115,31 @@ async def test_a_call_ends_in_time_however_often_nobody_answers(stack: Stack, mo
 def test_a_call_ends_well_before_a_lease() -> None:
     from services.whatsapp.flows.draining import LEASE
 
-    assert postgrest._TOTAL <= LEASE / 2
+    assert failures.TOTAL <= LEASE / 2
 
 
 @pytest.mark.parametrize(("lifetime", "code"), [(-3600.0, "token_expired"), (None, "invalid_token")])
 async def test_a_reader_whose_token_is_over_is_told_so(
-    store: Store, stack: Stack, lifetime: float | None, code: str
+    front: Front, stack: Stack, lifetime: float | None, code: str
 ) -> None:
     token = "not.a.token" if lifetime is None else mint_jwt(stack, SOMEBODY, lifetime=lifetime)
-    with pytest.raises(RefusalError) as refused:
-        await store.messages([SOMEBODY], Member(SOMEBODY, token))
+    reads = Reads(Settings.read(stack.env() | {"SUPABASE_URL": front.url}))
+    try:
+        with pytest.raises(RefusalError) as refused:
+            await reads.messages([SOMEBODY], Member(SOMEBODY, token))
+    finally:
+        await reads.close()
     assert (refused.value.status, refused.value.code) == (401, code)
 
 
-async def test_many_who_need_one_contract_share_one_read(store: Store, front: Front) -> None:
+async def test_many_who_need_one_contract_share_one_read(store: Postgrest, front: Front) -> None:
     ask: Any = ("MX", "main", "nothing", "es")
     answers = await asyncio.gather(*(store.template_contract(*ask) for _ in range(50)))
     assert answers == [None] * 50
     assert len(front.asked("/rpc/template_contract")) == 1
 
 
-async def test_a_reader_of_a_contract_who_goes_away_takes_it_from_nobody(store: Store, front: Front) -> None:
+async def test_a_reader_of_a_contract_who_goes_away_takes_it_from_nobody(store: Postgrest, front: Front) -> None:
     ask: Any = ("MX", "main", "nothing", "es")
     tasks = [asyncio.create_task(store.template_contract(*ask)) for _ in range(5)]
     await asyncio.sleep(0)
@@ -144,7 +149,7 @@ async def test_a_reader_of_a_contract_who_goes_away_takes_it_from_nobody(store: 
     assert answers[1:] == [None] * 4
 
 
-async def test_a_read_of_a_contract_that_fails_is_no_end(store: Store, front: Front) -> None:
+async def test_a_read_of_a_contract_that_fails_is_no_end(store: Postgrest, front: Front) -> None:
     ask: Any = ("MX", "main", "nothing", "es")
     front.fail("/rpc/template_contract", 500)
     answers = await asyncio.gather(*(store.template_contract(*ask) for _ in range(3)), return_exceptions=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.whatsapp.clients.postgrest import Rejected
+from services.whatsapp.clients.failures import Rejected
 from services.whatsapp.flows.bisecting import write_without_culprits
 
 BAD = -1

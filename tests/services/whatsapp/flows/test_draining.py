@@ -1,15 +1,14 @@
 """What becomes of a message by Meta's answer."""
 
-from typing import Any
-
 import pytest
 
 from services.whatsapp.clients.graph import Answer
+from services.whatsapp.clients.verbs import Result
 from services.whatsapp.flows.draining import result_of
 from services.whatsapp.meta.errors import TABLE, Disposition, MetaError, from_graph
 
 
-def result(code: int | None, attempts: int = 1) -> dict[str, Any]:
+def result(code: int | None, attempts: int = 1) -> Result:
     return result_of(Answer("refused", failure=from_graph({"code": code})), attempts, 0.5)
 
 

@@ -53,7 +53,7 @@ async def settling(stack: Stack, url: str | None = None) -> AsyncIterator[Settli
         yield settled
 
 
-def accepted(land: Land, message: Row, **more: object) -> Row:
+def accepted(land: Land, message: Row, **more: object) -> Any:
     return land.outcome(message, "accepted", wamid=new_wamid()) | more
 
 
@@ -106,7 +106,8 @@ async def test_every_outcome_lands_without_the_words_that_cannot_be_stored(
 ) -> None:
     [message] = land.leased(land.template())
     async with settling(stack) as settled:
-        settled.add(land.outcome(message, outcome, details="a\0b", code=131000, wait_seconds=600, max_attempts=5))
+        result: Any = land.outcome(message, outcome, details="a\0b", code=131000, wait_seconds=600, max_attempts=5)
+        settled.add(result)
         await settled.finish(10)
 
     row = land.message(message["message_id"])
@@ -179,7 +180,7 @@ def of_loop() -> Settling:
     return Settling(runtime.verbs.settle, asyncio.Event())
 
 
-def settle_until(enough: Callable[[], bool], results: list[Row], politely: bool) -> asyncio.Task[None]:
+def settle_until(enough: Callable[[], bool], results: list[Any], politely: bool) -> asyncio.Task[None]:
     """Settle in a loop of its own, which then ends: by cancelling what runs, or just so."""
 
     async def settle() -> None:

@@ -1,0 +1,130 @@
+"""What a failed call to the database means, whichever way it went, and how often it is tried.
+
+Between us and the tables stand a gateway and PostgREST, or a pooler, and then Postgres. Each fails in its own words,
+and each gives a code. Only a short list of codes says that a value can never be stored: that is `Rejected`. Everything
+else may pass: every verb is safe to repeat, so it is tried again here for a while, and what remains is refused as
+`database_unavailable` or `database_timeout` (`Unavailable`), with the true code in the log.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from services.whatsapp import log
+from services.whatsapp.refusals import RefusalError, describe
+
+ATTEMPTS = 4
+TOTAL = 20.0
+"""Seconds a call may take in all, its repetitions included: well below a lease, and below what cron waits for."""
+
+_NEVER = re.compile(r"22[0-9A-Z]{3}|2350[23]|23514|54[0-9A-Z]{3}|PT4\d\d|PGRST10[02]|413")
+"""The codes that say: this can never be stored. Data exceptions, a column that must not be empty, a row
+that must be there, a check, a limit of Postgres; our own refusals; a request that cannot be read or is too large. A
+duplicate key (23505) is none of them: it is what two transactions that write the same row at once may meet."""
+_STATEMENT = re.compile(r"(?!08|25|28|42|53|57P|58|0[LP])[0-9A-Z]{5}|SUP")
+"""Codes of one statement that failed, such as a deadlock, a duplicate key or an internal error: less at a time may do.
+The others (no connection, no right, no function, a server that is starting) would meet every call. Supabase Lite says
+SUP of whatever it has no word for."""
+_NOT_BEGUN = re.compile(r"(25|28|42|53)[0-9A-Z]{3}|PGRST\d+|401|403|404|429")
+"""Codes of calls that were turned away before anything was written."""
+_CANCELED = "57014"
+
+_log = log.get("database")
+
+Answer = TypeVar("Answer")
+
+
+class Rejected(Exception):
+    """The database refused the arguments of a verb; the same call would be refused again."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Unavailable(RefusalError):
+    """The database did not do it in the time there was.
+
+    `cause` is the code it gave; `divisible` says that a single statement failed, so that part of what was asked may
+    succeed; `perhaps_done`, that it may have been done without our hearing of it.
+    """
+
+    def __init__(self, code: str, cause: str, *, divisible: bool, perhaps_done: bool) -> None:
+        refusal = describe(code)
+        assert refusal is not None  # noqa: S101 - a row of our own table
+        super().__init__(refusal, refusal.message, None, None)
+        self.cause = cause
+        self.divisible = divisible
+        self.perhaps_done = perhaps_done
+
+
+class Failed(Exception):
+    """One attempt failed. A client makes this of whatever its library raises.
+
+    `code` is what was answered, or where nothing was, the name of what happened. `sent` says that the call may have
+    reached the database, `lost` that its connection went with it, `late` that it was given up waiting for.
+    """
+
+    def __init__(self, code: str, reason: str, *, sent: bool = True, lost: bool = False, late: bool = False) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.late = late or code == _CANCELED
+        self.is_final = sent and _NEVER.fullmatch(code) is not None
+        self.divisible = sent and not lost and _STATEMENT.fullmatch(code) is not None
+        self.perhaps_done = sent and not self.divisible and _NOT_BEGUN.fullmatch(code) is None
+
+
+Verdict = Callable[[Failed], Exception | None]
+"""What a failure is that will not pass for a reason of the caller's, or None."""
+
+
+async def persist(
+    call: Callable[[], Awaitable[Answer]], name: str, *, attempts: int = ATTEMPTS, verdict: Verdict | None = None
+) -> Answer:
+    """What `call` answers, repeated while it is `Failed` in a way that may pass. `name` is for the log."""
+    failures: list[Failed] = []
+
+    def note(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, Failed):
+            failures.append(error)
+            _log.warning("trying_again", call=name, code=error.code)
+
+    def may_pass(error: BaseException) -> bool:
+        return isinstance(error, Failed) and not error.is_final and not (verdict and verdict(error))
+
+    try:
+        async with asyncio.timeout(TOTAL):
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception(may_pass),
+                stop=stop_after_attempt(attempts),
+                wait=wait_random_exponential(multiplier=0.1, max=1),
+                before_sleep=note,
+                reraise=True,
+            ):
+                with attempt:
+                    return await call()
+    except Failed as error:
+        raise (verdict and verdict(error)) or _as_ours([*failures, error], name) from error
+    except TimeoutError as error:
+        raise _as_ours([*failures, Failed(type(error).__name__, "", late=True)], name) from error
+    raise AssertionError("a retry either returns or raises")
+
+
+def _as_ours(failures: Sequence[Failed], name: str) -> Rejected | Unavailable:
+    """What a call's failures, the last one last, come to."""
+    last = failures[-1]
+    if last.is_final:
+        return Rejected(last.code, last.reason)
+    _log.error("database_failed", call=name, code=last.code, attempts=len(failures), error=last)
+    return Unavailable(
+        "database_timeout" if last.late else "database_unavailable",
+        last.code,
+        divisible=last.divisible,
+        perhaps_done=any(each.perhaps_done for each in failures),
+    )
