@@ -1,7 +1,8 @@
 """GET /health: is the process up; and for a secret key, are the database and every account well.
 
--> 200 {status: "ok"}                                          for anybody
--> 200 {status, accounts: [{country_id, account, state, credentials}], problems: [...]}   with a secret key
+-> 200 {status: "ok"}                                                 for anybody
+-> 200 {status, schema: {version, needed, code}, accounts: [{country_id, account, state, credentials}], problems: [...]}
+                                                                      with a secret key
 """
 
 from starlette.requests import Request
@@ -17,28 +18,10 @@ async def handle(request: Request) -> Answer:
         return Answer({"status": "ok"})
     runtime = Runtime.of_loop()
     await authenticate(runtime, request, ("secret:*",))
-    accounts = []
-    for row in await runtime.verbs.account_states():
-        known = runtime.settings.directory.account(row["country_id"], row["account_id"])
-        accounts.append(
-            {
-                "country_id": row["country_id"],
-                "account": row["account_id"],
-                "state": row["state"],
-                "reason": row["state_reason"],
-                "code": row["state_code"],
-                "paused_until": row["paused_until"],
-                "templates_paused_until": row["templates_paused_until"],
-                "messaging_limit": row["messaging_limit"],
-                "quality": row["quality"],
-                "credentials": known is not None and bool(known.tokens),
-            }
-        )
-    well = all(each["state"] == "active" and each["credentials"] for each in accounts)
-    problems = list(runtime.settings.directory_problems)
-    return Answer(
-        {"status": "ok" if well and not problems else "attention", "accounts": accounts, "problems": problems}
-    )
+    # Whoever only asks whether the process is up needs nothing of it.
+    from services.whatsapp.flows.checking import check
+
+    return Answer(await check(runtime))
 
 
 app = function("health", {"GET": handle})

@@ -407,6 +407,18 @@ _TABLE = (
     Refusal("database_unavailable", 503, "The database cannot be reached.", "Repeat the call with the same key."),
     Refusal("database_timeout", 503, "The database took too long.", "Repeat the call with the same key."),
     Refusal(
+        "schema_missing",
+        503,
+        "The database does not show the schema whatsapp in the Data API.",
+        "Apply the migrations (supabase db push), and add whatsapp to the exposed schemas.",
+    ),
+    Refusal(
+        "schema_outdated",
+        503,
+        "The schema of the database is version {version}, and this code needs {needed}.",
+        "Apply the migrations: supabase db push.",
+    ),
+    Refusal(
         "signing_keys_unavailable",
         503,
         "The keys that prove tokens cannot be fetched.",

@@ -389,6 +389,11 @@ class Verbs(Protocol):
         swept = await self._object("sweep", {"p_jobs": [job]}, attempts=1)
         return Swept(int(swept.get(job) or 0), bool(swept["failed"]))
 
+    async def schema_version(self) -> int:
+        """The version of the database's schema: supabase/schemas/version.sql."""
+        version: int = _expect(int, await self._call("schema_version", {}, attempts=1))
+        return version
+
     async def sync_templates(
         self, country_id: str, account_id: str, templates: Sequence[TemplateRow], *, complete: bool
     ) -> SyncedTemplates:

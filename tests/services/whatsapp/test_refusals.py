@@ -9,7 +9,7 @@ from services.whatsapp.refusals import Refusal, as_markdown, describe, refuse, t
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "whatsapp.md"
 BEGIN, END = "<!-- refusals:begin -->", "<!-- refusals:end -->"
-PLACEHOLDERS = {"limit": 10, "method": "PUT", "type": "sticker"}
+PLACEHOLDERS = {"version": 1, "needed": 2, "limit": 10, "method": "PUT", "type": "sticker"}
 ROWS = [pytest.param(row, id=row.code) for row in table()]
 
 
