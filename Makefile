@@ -24,8 +24,8 @@ $(READY): requirements-dev.lock tests/local/package-lock.json
 demo: $(READY) ## show the main job and a campaign, from a frontend to Meta's stand-in and back
 	@$(RUN) -m tests.demo
 
-test: $(READY) ## run the whole test suite
-	@$(RUN) -m pytest
+test: $(READY) ## run the whole test suite, on all processors
+	@$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 faults: $(READY) ## the experiment: 200,000 messages under 500 real faults, and books that must agree (half an hour)
 	@$(RUN) -m tests.faults

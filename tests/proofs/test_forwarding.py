@@ -120,6 +120,7 @@ async def test_the_query_and_what_lies_below_the_name_are_passed_on(house: House
         ("http://functions.example.com", 503, "functions_host_missing"),
         (f"http://127.0.0.1:{processes.free_port()}", 502, "functions_host_unreachable"),
     ],
+    ids=["missing", "not encrypted", "not there"],
 )
 async def test_what_goes_wrong_on_the_way_is_said(forwarder: Start, host: str, status: int, code: str) -> None:
     async with forwarder("send", host) as client:

