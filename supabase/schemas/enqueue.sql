@@ -116,19 +116,32 @@ as $$
   ) judged
 $$;
 
+-- The draft with what is given; the rest stays as it was. Inlined, so it has no settings.
+create or replace function whatsapp_internal.draft_with(
+  d whatsapp_internal.draft, account_id text default null, contact_id uuid default null, category text default null, message_id uuid default null,
+  status text default null, state text default null, code text default null, field text default null
+) returns whatsapp_internal.draft
+language sql immutable parallel safe
+as $$
+  select row(
+    d.n, d.country_id, coalesce(account_id, d.account_id), d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid,
+    coalesce(contact_id, d.contact_id), d.kind, d.content, d.template_name, d.template_language, coalesce(category, d.category), d.key,
+    d.fingerprint, d.send_at, d.expires_at, d.ref, coalesce(message_id, d.message_id), coalesce(status, d.status), coalesce(state, d.state),
+    coalesce(code, d.code), coalesce(field, d.field)
+  )::whatsapp_internal.draft
+$$;
+
 -- Drafts whose key has been used get the answer of that time, or a refusal if the request was another one.
 create or replace function whatsapp_internal.replay_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
 language sql stable set search_path = ''
 as $$
-  select array_agg(row(
-      d.n, d.country_id, coalesce(m.account_id, d.account_id), d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid,
-      coalesce(m.contact_id, d.contact_id), d.kind, d.content, d.template_name, d.template_language, d.category, d.key, d.fingerprint,
-      d.send_at, d.expires_at, d.ref, coalesce(m.message_id, d.message_id),
-      case when k.key is null then d.status when k.fingerprint = d.fingerprint then 'replayed' else 'refused' end,
-      case when m.message_id is null then d.state when m.send_at > m.created_at then 'scheduled' else 'queued' end,
-      case when k.key is null then d.code when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
-      case when k.key is null then d.field when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
-    )::whatsapp_internal.draft order by d.n)
+  select array_agg(whatsapp_internal.draft_with(
+      d, account_id => m.account_id, contact_id => m.contact_id, message_id => m.message_id,
+      status => case when k.fingerprint = d.fingerprint then 'replayed' when k.key is not null then 'refused' end,
+      state => case when m.send_at > m.created_at then 'scheduled' when m.message_id is not null then 'queued' end,
+      code => case when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
+      field => case when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
+    ) order by d.n)
   from unnest(p_drafts) d
   left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key
   left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
@@ -169,13 +182,12 @@ begin
   on conflict do nothing;
 
   return (
-    select array_agg(row(
-        d.n, d.country_id, d.account_id, d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid, c.contact_id, d.kind,
-        d.content, d.template_name, d.template_language, d.category, d.key, d.fingerprint, d.send_at, d.expires_at, d.ref, d.message_id,
-        case when d.status is null and c.contact_id is null then 'refused' else d.status end, d.state,
-        case when d.status is null and c.contact_id is null then 'unknown_contact' else d.code end,
-        case when d.status is null and c.contact_id is null then 'to.contact_id' else d.field end
-      )::whatsapp_internal.draft order by d.n)
+    select array_agg(whatsapp_internal.draft_with(
+        d, contact_id => c.contact_id,
+        status => case when d.status is null and c.contact_id is null then 'refused' end,
+        code => case when d.status is null and c.contact_id is null then 'unknown_contact' end,
+        field => case when d.status is null and c.contact_id is null then 'to.contact_id' end
+      ) order by d.n)
     from unnest(p_drafts) d
     left join lateral (
       select coalesce(c.merged_into, c.contact_id) as contact_id
@@ -195,18 +207,16 @@ $$;
 create or replace function whatsapp_internal.judge_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
 language sql stable set search_path = ''
 as $$
-  select array_agg(row(
-      d.n, d.country_id, d.account_id, d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid, d.contact_id, d.kind,
-      d.content, d.template_name, d.template_language, t.category, d.key, d.fingerprint, d.send_at, d.expires_at, d.ref, d.message_id,
-      case when gate.code is not null then 'refused' else d.status end, d.state, coalesce(gate.code, d.code),
-      case
-        when gate.code is null then d.field
+  select array_agg(whatsapp_internal.draft_with(
+      d, category => t.category, code => gate.code,
+      status => case when gate.code is not null then 'refused' end,
+      field => case
         when gate.code like 'template%' then 'message.template'
         when gate.code = 'message_expired' then 'expires_at'
         when gate.code like 'account%' then 'account'
-        else 'to'
+        when gate.code is not null then 'to'
       end
-    )::whatsapp_internal.draft order by d.n)
+    ) order by d.n)
   from unnest(p_drafts) d
   left join whatsapp.contacts c on d.status is null and c.country_id = d.country_id and c.contact_id = d.contact_id
   left join whatsapp.conversations v
@@ -239,13 +249,11 @@ begin
     on conflict do nothing
     returning country_id, message_id
   )
-  select array_agg(row(
-      d.n, d.country_id, d.account_id, d.account_state, d.opt_in_required, d.actor, d.phone, d.match_key, d.bsuid, d.contact_id, d.kind,
-      d.content, d.template_name, d.template_language, d.category, d.key, d.fingerprint, d.send_at, d.expires_at, d.ref, d.message_id,
-      case when t.message_id is not null then 'accepted' else d.status end,
-      case when t.message_id is null then d.state when d.send_at > now() then 'scheduled' else 'queued' end,
-      d.code, d.field
-    )::whatsapp_internal.draft order by d.n)
+  select array_agg(whatsapp_internal.draft_with(
+      d,
+      status => case when t.message_id is not null then 'accepted' end,
+      state => case when t.message_id is null then null when d.send_at > now() then 'scheduled' else 'queued' end
+    ) order by d.n)
   into v_drafts
   from unnest(p_drafts) d
   left join taken t on t.country_id = d.country_id and t.message_id = d.message_id;

@@ -11,7 +11,7 @@ $$;
 
 with ours as (select oid from pg_namespace where nspname in ('whatsapp', 'whatsapp_internal'))
 
-select 'schema ' || nspname, array[pg_get_userbyid(nspowner)] || pg_temp.acl(nspacl, 'n', nspowner) || obj_description(oid, 'pg_namespace')
+select 'schema ' || nspname, array[pg_get_userbyid(nspowner)::text] || pg_temp.acl(nspacl, 'n', nspowner) || obj_description(oid, 'pg_namespace')
 from pg_namespace where oid in (table ours)
 
 union all
@@ -20,7 +20,7 @@ from pg_default_acl where defaclnamespace in (table ours)
 
 union all
 select 'relation ' || c.oid::regclass::text, array[
-  c.relkind::text, c.relpersistence::text, c.relrowsecurity::text, c.relforcerowsecurity::text, pg_get_userbyid(c.relowner),
+  c.relkind::text, c.relpersistence::text, c.relrowsecurity::text, c.relforcerowsecurity::text, pg_get_userbyid(c.relowner)::text,
   obj_description(c.oid, 'pg_class'), pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid),
   case when c.relkind = 'v' then pg_get_viewdef(c.oid) end,
   (select string_agg(i.inhparent::regclass::text, ', ') from pg_inherits i where i.inhrelid = c.oid)]
@@ -59,7 +59,7 @@ select 'index ' || i.indexrelid::regclass::text, array[pg_get_indexdef(i.indexre
 from pg_index i join pg_class c on c.oid = i.indrelid where c.relnamespace in (table ours)
 
 union all
-select 'function ' || oid::regprocedure::text, array[pg_get_functiondef(oid), pg_get_userbyid(proowner), obj_description(oid, 'pg_proc')]
+select 'function ' || oid::regprocedure::text, array[pg_get_functiondef(oid), pg_get_userbyid(proowner)::text, obj_description(oid, 'pg_proc')]
   || pg_temp.acl(proacl, 'f', proowner)
 from pg_proc where pronamespace in (table ours)
 

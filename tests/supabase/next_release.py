@@ -1,4 +1,4 @@
-"""Our folder `supabase` as it may be after the next release, which brings a column, a table and a changed function."""
+"""Our folder `supabase` as it may be after the next release, which brings a column, a table and functions."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.local import sources
 
 _TABLE = "create table whatsapp.notes (country_id text primary key, note text not null);\n"
+_FORGETFUL = "create or replace function whatsapp_internal.whisper() returns integer language sql as 'select 1';\n"
 _COLUMN = "alter table whatsapp.contacts add column nickname text default 'none';\n"
 
 
@@ -23,6 +24,8 @@ def release_next(supabase: Path) -> None:
     edit(schemas / "version.sql", f"select {number - 1}", f"select {number}")
     edit(schemas / "reading" / "clock.sql", "jsonb_build_object(", "jsonb_build_object('upgraded', true, ")
     (schemas / "tables" / "notes.sql").write_text(_TABLE, encoding="utf-8")
+    edit(schemas / "enqueue.sql", "-- enqueue: judge", "-- enqueue: as before, judge")
+    (schemas / "reading" / "whisper.sql").write_text(_FORGETFUL, encoding="utf-8")
     edit(supabase / "config.toml", '"./schemas/states.sql"', '"./schemas/tables/notes.sql", "./schemas/states.sql"')
     contacts = "create table whatsapp.contacts ("
     edit(schemas / "tables" / "contacts.sql", contacts, f"{contacts}nickname text default 'none',")

@@ -49,6 +49,24 @@ def test_a_database_with_rows_upgrades(number: int, tmp_path: Path, fresh: Fresh
     _goes_on(database)
 
 
+def test_what_a_release_says_nothing_of_nobody_may_use(tmp_path: Path, fresh: Fresh) -> None:
+    supabase = next_release.released(tmp_path)
+    next_release.release_next(supabase)
+    database = fresh()
+    run(database, [file for files in next_release.migrations(supabase).values() for file in files])
+
+    may_call = "has_function_privilege(r, 'whatsapp_internal.whisper()', 'execute')"
+    may_read = "has_table_privilege(r, 'whatsapp.notes', 'select')"
+    roles = f"select r, {may_call}, {may_read} from unnest(array['anon', 'authenticated', 'service_role']) r order by r"
+    assert database.execute(roles.encode()).fetchall() == [
+        ("anon", False, False),
+        ("authenticated", False, False),
+        ("service_role", False, True),
+    ]
+    (secured,) = database.execute("select relrowsecurity from pg_class where oid = 'whatsapp.notes'::regclass")
+    assert secured == (True,)
+
+
 def test_the_verbs_go_on_while_it_upgrades(tmp_path: Path, fresh: Fresh) -> None:
     supabase = next_release.released(tmp_path)
     database = fresh()
