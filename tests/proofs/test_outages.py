@@ -77,6 +77,26 @@ async def test_send_says_that_it_is_a_moment_and_the_same_call_works_after_it(ho
             assert back.status_code == 202, (name, back.text)
 
 
+async def test_one_message_that_does_not_pass_holds_up_no_other_callers(house: House, front: Front) -> None:
+    token, culprit = house.users["MX"].token, some_phone()
+
+    def concerns(call: Any) -> bool:
+        return any(item["phone"] == culprit for item in call["p_items"])
+
+    front.fail("/rpc/enqueue", 500, {"code": "XX000", "message": "cache lookup failed"}, when=concerns)
+    async with house.functions(SUPABASE_URL=front.url) as url, house.client(url) as client:
+        people = [*(some_phone() for _ in range(10)), culprit, *(some_phone() for _ in range(10))]
+        answers = await asyncio.gather(*(post(client, token, each, PLAIN) for each in people))
+
+    together = [len(call["p_items"]) for call in front.asked("/rpc/enqueue") if concerns(call)]
+    assert max(together) > 1
+    for phone, answer in zip(people, answers, strict=True):
+        if phone == culprit:
+            check_refusal(answer, 503, "database_unavailable")
+        else:
+            assert answer.status_code == 202, answer.text
+
+
 async def test_a_wrong_key_is_in_the_log(house: House, front: Front) -> None:
     front.fail("/rpc/enqueue", 401, {"message": "Invalid API key"})
     async with house.functions(SUPABASE_URL=front.url) as url, house.client(url) as client:

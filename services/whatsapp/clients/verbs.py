@@ -341,9 +341,9 @@ class Verbs(Protocol):
     async def close(self) -> None:
         """Let go of the connections."""
 
-    async def enqueue(self, items: Sequence[Item]) -> list[Verdict]:
+    async def enqueue(self, items: Sequence[Item], attempts: int = ATTEMPTS) -> list[Verdict]:
         """A verdict per item, in order."""
-        verdicts: list[Verdict] = await self._list("enqueue", {"p_items": items})
+        verdicts: list[Verdict] = await self._list("enqueue", {"p_items": items}, attempts)
         return verdicts
 
     async def claim(

@@ -15,6 +15,8 @@ from services.whatsapp import log
 from services.whatsapp.clients.verbs import Announced
 
 _EVERY = 0.05
+_LONGEST_PAUSE = 1.0
+"""Seconds between two calls that fail, at the most: from one to the next it is twice as long."""
 _CALLS = 3
 """A message is announced so many calls ahead of its slot: late, it would be posted late, and exceed the rate."""
 _ALL = 60.0
@@ -65,6 +67,8 @@ class Announcing:
         self._call: float | None = None
         """Seconds that a call takes at the most, as seen lately."""
         self._leases: set[Lease] = set()
+        self.pause = _EVERY
+        """Seconds until the next call."""
 
     @property
     def ahead(self) -> float:
@@ -82,7 +86,7 @@ class Announcing:
     async def run(self) -> None:
         """For ever, until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(self.pause)
             await self._move_on()
 
     async def _move_on(self) -> None:
@@ -100,10 +104,12 @@ class Announcing:
                 ]
             )
         except Exception as error:
+            self.pause = min(2 * self.pause, _LONGEST_PAUSE)
             _log.warning("not_announced", error=error, leases=len(due))
             return
         finally:
             self.learn(time.monotonic() - asked)
+        self.pause = _EVERY
         for lease, place in due.items():
             if lease.lease_id in held:
                 lease.move_on(place)

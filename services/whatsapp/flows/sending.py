@@ -61,6 +61,8 @@ async def send(runtime: Runtime, request: Mapping[str, Any], key: str | None, ac
         verdict = await runtime.part(_commits).add(item)
     except Overloaded:
         raise refuse("database_unavailable") from None
+    if isinstance(verdict, RefusalError):
+        raise verdict
     if verdict["status"] == "refused":
         raise refused(verdict, item)
     return Sent(
@@ -112,12 +114,12 @@ async def _check_contract(runtime: Runtime, item: "Item") -> None:
         raise refuse("template_parameters", field=problem.field, reason=problem.reason)
 
 
-def _commits(runtime: Runtime) -> "GroupCommit[Item, Verdict]":
-    async def commit(items: "Sequence[Item]") -> "Sequence[Verdict]":
+def _commits(runtime: Runtime) -> "GroupCommit[Item, Verdict | RefusalError]":
+    async def commit(items: "Sequence[Item]") -> "Sequence[Verdict | RefusalError]":
         # Imported here: a request that is refused for its shape needs no client of Supabase.
-        from services.whatsapp.flows.bisecting import write_without_culprits
+        from services.whatsapp.flows.bisecting import write_apart
 
-        return await write_without_culprits(items, runtime.verbs.enqueue, _cannot_be_stored)
+        return await write_apart(items, runtime.verbs.enqueue, _cannot_be_stored)
 
     return GroupCommit(commit, most=_MOST)
 

@@ -1,5 +1,6 @@
 """The flow of syncing: read every account's templates from Meta, and what Meta grants its number, and keep them so."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,28 +21,54 @@ _log = log.get("templates")
 async def sync(runtime: Runtime, country_id: str | None = None) -> list[dict[str, Any]]:
     """Sync all accounts, or those of one country. An account's failure is in its report and stops no other."""
     accounts = [each for each in runtime.settings.directory if country_id in (None, each.country_id)]
-    return [await _sync(runtime, account) for account in accounts]
+    syncs = runtime.part(_Syncs)
+    return [await syncs.of(account) for account in accounts]
 
 
 async def refresh(runtime: Runtime, accounts: Iterable[Account]) -> None:
-    """Sync these now, after a webhook about their templates. One that is being synced already is synced once more."""
-    again = runtime.part(_again)
+    """Sync these now, after a webhook about their templates."""
     for account in accounts:
-        if account in again:
-            again[account] = True
-            continue
-        again[account] = True
+        await runtime.part(_Syncs).of(account)
+
+
+class _Syncs:
+    """One sync of an account at a time. Whoever asks meanwhile shares the next one with all others who wait: what they
+    ask for may have changed since this one began."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._running: dict[Account, asyncio.Task[dict[str, Any]]] = {}
+        self._next: dict[Account, asyncio.Task[dict[str, Any]]] = {}
+
+    async def of(self, account: Account) -> dict[str, Any]:
+        """The report of a sync that begins from now on, whoever else goes away."""
+        running = self._running.get(account)
+        if running is None:
+            sync = self._running[account] = asyncio.create_task(self._sync(account))
+        elif (waiting := self._next.get(account)) is not None:
+            sync = waiting
+        else:
+            sync = self._next[account] = asyncio.create_task(self._sync_after(running, account))
+        return dict(await asyncio.shield(sync))
+
+    async def _sync_after(self, running: asyncio.Task[dict[str, Any]], account: Account) -> dict[str, Any]:
+        await asyncio.wait((running,))
+        self._running[account] = self._next.pop(account)
+        return await self._sync(account)
+
+    async def _sync(self, account: Account) -> dict[str, Any]:
         try:
-            while again[account]:
-                again[account] = False
-                await _sync(runtime, account)
+            return await _sync(self._runtime, account)
         finally:
-            del again[account]
+            if account not in self._next:
+                del self._running[account]
 
-
-def _again(_: Runtime) -> dict[Account, bool]:
-    """The accounts that are being synced, and whether once more."""
-    return {}
+    async def close(self) -> None:
+        """Break off whatever runs."""
+        tasks = [*self._next.values(), *self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _sync(runtime: Runtime, account: Account) -> dict[str, Any]:

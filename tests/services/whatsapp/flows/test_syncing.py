@@ -1,5 +1,6 @@
 """Syncing: what is wrong with one account, one page, one template or one field stops nothing else."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -269,3 +270,27 @@ async def test_a_rate_follows_meta_into_coexistence_and_out_of_it(
         assert report["messages_per_second"] == ends
     finally:
         database.execute(change.encode(), row)
+
+
+async def test_those_who_ask_at_once_share_what_is_read(meta: Meta) -> None:
+    """One sync runs; all who come meanwhile share the next one, for the first may have read before they changed what
+    they ask for."""
+    pages = [json.dumps({"data": [GOOD | {"name": f"good_{number}"} for number in range(n)]}) for n in (1, 2, 3)]
+    async with meta("MX") as (standing_in, runtime):
+        standing_in.read(standing_in.world.number("MX"), "message_templates", *((200, page) for page in pages))
+        reports = await asyncio.gather(*(syncing.sync(runtime) for _ in range(60)))
+        [later] = await syncing.sync(runtime)
+    assert [report["stored"] for [report] in reports] == [1, *[2] * 59]
+    assert later["stored"] == 3
+
+
+async def test_whoever_goes_away_takes_nobodys_sync_along(meta: Meta) -> None:
+    async with meta("MX") as (_, runtime):
+        impatient = [asyncio.create_task(syncing.sync(runtime)) for _ in range(3)]
+        patient = [asyncio.create_task(syncing.sync(runtime)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in impatient:
+            task.cancel()
+        reports = await asyncio.gather(*patient)
+        reports.append(await syncing.sync(runtime))
+    assert ["error" in report for [report] in reports] == [False] * 4
