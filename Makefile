@@ -62,9 +62,9 @@ bench: $(READY) ## measure, side by side with what else there is
 lock: $(READY) ## pin the dependencies of pyproject.toml anew
 	@$(PYTHON) -m venv .lock-venv && .lock-venv/bin/pip install --quiet pip-tools
 	@.lock-venv/bin/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate --no-emit-index-url \
-		--no-emit-trusted-host --no-emit-find-links --allow-unsafe -o requirements.lock pyproject.toml
+		--no-emit-trusted-host --no-emit-find-links --allow-unsafe --extra direct -o requirements.lock pyproject.toml
 	@.lock-venv/bin/pip-compile --quiet --strip-extras --generate-hashes --no-header --no-annotate --no-emit-index-url \
-		--no-emit-trusted-host --no-emit-find-links --allow-unsafe --extra dev --extra bench -o requirements-dev.lock pyproject.toml
+		--no-emit-trusted-host --no-emit-find-links --allow-unsafe --extra direct --extra dev --extra bench -o requirements-dev.lock pyproject.toml
 
 clean: ## remove what make made
 	@rm -rf $(VENV) .lock-venv .local tests/local/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

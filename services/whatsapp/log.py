@@ -45,6 +45,7 @@ _SECRET = re.compile(
     (?-i:EAA)[A-Za-z0-9]{6,}                    # Meta's access tokens; in lower case it may be part of a UUID
     | (?<!\d)\d{5,}\|[\w-]+                     # Meta's app tokens: app id, bar, secret
     | sb_secret_[\w-]*                          # Supabase's secret keys
+    | postgres(?:ql)?://[^\s"',;]+               # a database's address with its password
     | bearer\s+[^\s"',;]+
     | (?-i:eyJ)[\w-]{4,}(?:\.[\w-]*){0,4}       # JWTs, whole or cut
     | (?<![0-9A-Za-z])[0-9a-f]{32,}(?![0-9A-Za-z])    # app secrets and signatures are long hexadecimal

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from services.whatsapp import log
-from services.whatsapp.settings import Settings, settings
+from services.whatsapp.settings import ConfigurationError, Settings, settings
 from services.whatsapp.sigterm import stop_on_sigterm
 
 if TYPE_CHECKING:
@@ -70,10 +70,18 @@ class Runtime:
 
     @cached_property
     def verbs(self) -> "Verbs":
-        """The database, as the server."""
-        from services.whatsapp.clients.postgrest import Postgrest
+        """The database, as the server. Raises ConfigurationError."""
+        if self.settings.database_url is None:
+            from services.whatsapp.clients.postgrest import Postgrest
 
-        return Postgrest(self.settings)
+            return Postgrest(self.settings)
+        try:
+            from services.whatsapp.clients.postgres import Postgres
+        except ModuleNotFoundError as error:
+            if error.name != "asyncpg":
+                raise
+            raise ConfigurationError("SUPABASE_DB_URL", "needs asyncpg: install the extra `direct`") from None
+        return Postgres(self.settings)
 
     @cached_property
     def reads(self) -> "Reads":

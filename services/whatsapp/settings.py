@@ -47,6 +47,8 @@ class Settings:
 
     supabase_url: str
     """Without a trailing slash."""
+    database_url: str | None
+    """Where the verbs go past the Data API, with a password; None where they do not."""
     publishable_keys: Mapping[str, str]
     """Name to key; the singular variable's key is called `default`."""
     secret_keys: Mapping[str, str]
@@ -104,6 +106,7 @@ class Settings:
         accounts, problems = read_accounts(environ)
         return cls(
             supabase_url=supabase_url,
+            database_url=_database_url(environ),
             publishable_keys=_keys(environ, "SUPABASE_PUBLISHABLE_KEY"),
             secret_keys=secret_keys,
             jwt_secret=_jwt_secret(environ),
@@ -196,6 +199,21 @@ def _supabase_url(environ: Mapping[str, str], variable: str, development: bool, 
             variable, "must be https: our secret key goes there; WHATSAPP_DEVELOPMENT=true lifts this"
         )
     return address
+
+
+def _database_url(environ: Mapping[str, str]) -> str | None:
+    variable = "SUPABASE_DB_URL"
+    value = _value(environ, variable)
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("postgres", "postgresql") or not parts.hostname or not parts.username:
+        raise ConfigurationError(variable, "must look like postgresql://user:password@host:port/database")
+    return value
 
 
 def _host(address: str, variable: str) -> str:

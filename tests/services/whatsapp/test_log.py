@@ -56,6 +56,8 @@ def line_of(capsys: Capture) -> dict[str, Any]:
         ("token EAAGm0PX4ZCpsBAKx9 used", "token [redacted] used"),
         ("1234567890|s3cr3t-x", "[redacted]"),
         ("sb_secret_abc_DEF-1", "[redacted]"),
+        ("at postgresql://postgres:p%40ss!w@db.example:5432/postgres?sslmode=require now", "at [redacted] now"),
+        ("postgres://a:b@c", "[redacted]"),
         ("sha256=" + "ab" * 32, "sha256=[redacted]"),
         ("wamid.HBgLMTY1MDM4Nzk0MzkVAgARGBI5QTNDQTVCM0Q0Q0Q2RTY3RTcA", "wamid.…Y3RTcA"),
     ],

@@ -17,6 +17,7 @@ FULL = {
     "SUPABASE_PUBLISHABLE_KEYS": '{"default": "sb_publishable_one"}',
     "SUPABASE_JWT_SECRET": "hidden-jwt-secret-of-thirty-two-bytes",
     "SUPABASE_JWKS": '{"keys": [{"kty": "EC", "kid": "a"}]}',
+    "SUPABASE_DB_URL": "postgresql://postgres:hidden@db.abc.supabase.co:5432/postgres",
     "WHATSAPP_MX_MAIN_PHONE_NUMBER_ID": "106540352242922",
     "WHATSAPP_MX_MAIN_WABA_ID": "102290129340398",
     "WHATSAPP_MX_MAIN_TOKEN": "hidden-token",
@@ -52,6 +53,7 @@ def test_defaults() -> None:
     assert read.kick is True
     assert read.log_level == "info"
     assert read.publishable_key is None
+    assert read.database_url is None
 
 
 def test_a_full_environment() -> None:
@@ -60,6 +62,7 @@ def test_a_full_environment() -> None:
     assert read.secret_keys == {"default": "sb_secret_one", "cron": "sb_secret_two"}
     assert (read.secret_key, read.publishable_key) == ("sb_secret_one", "sb_publishable_one")
     assert read.jwt_issuer == "https://abc.supabase.co/auth/v1"
+    assert read.database_url == "postgresql://postgres:hidden@db.abc.supabase.co:5432/postgres"
     assert json.loads(read.jwks or "") == [{"kty": "EC", "kid": "a"}]
     assert read.app_secrets == ("hidden-new", "hidden-old")
     assert read.directory.keys() == [("MX", "main")]
@@ -105,6 +108,10 @@ def test_plural_keys_come_before_the_singular(extra: dict[str, str], names: dict
         ("SUPABASE_URL", "https://user:hidden@abc.supabase.co"),
         ("SUPABASE_URL", "https://[hidden"),
         ("SUPABASE_SECRET_KEY", " "),
+        ("SUPABASE_DB_URL", "https://postgres:hidden@db.abc.supabase.co"),
+        ("SUPABASE_DB_URL", "postgresql://db.hidden.example/postgres"),
+        ("SUPABASE_DB_URL", "postgresql://postgres:hidden@db.example:port/postgres"),
+        ("SUPABASE_DB_URL", "postgresql://postgres:hidden@/postgres"),
         ("SUPABASE_JWT_SECRET", "hidden-too-short"),
         ("SUPABASE_URL", "http://hidden.example"),
         ("SUPABASE_URL", "HTTP://[2001:db8::1]:8000"),
