@@ -37,6 +37,11 @@ class Account:
     """Newest first. Empty where the token is missing: webhooks are still routed, nothing can be sent."""
     phone: str | None = field(default=None, repr=False)
     """Digits of the number itself, if the environment gives it."""
+    key: bytes = field(init=False, repr=False, compare=False)
+    """Country and account in one."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.country_id}/{self.account_id}".encode())
 
 
 class Directory:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from services.whatsapp import log
 from services.whatsapp.clients.failures import ATTEMPTS, Rejected, Unavailable
-from services.whatsapp.meta.events import Event
+from services.whatsapp.meta.events import Event, unread
 from services.whatsapp.refusals import RefusalError, refuse
 
 Store = Callable[[Sequence[Event], int], Awaitable[object]]
@@ -61,9 +61,8 @@ async def _store(events: list[_Numbered], store: Store, attempts: int, ends: flo
 async def _set_aside(number: int, event: Event, error: Rejected, store: Store) -> list[tuple[int, RefusalError]]:
     """Store an event as something nobody could read: raw, for a person, moving nothing."""
     _log.error("set_aside", error=error, kind=event["kind"], key=event["key"])
-    kept = {name: event[name] for name in ("key", "country_id", "account_id", "field", "payload")}
     try:
-        await store([kept | {"kind": "unparsable"}], ATTEMPTS)
+        await store([unread(event)], ATTEMPTS)
     except Unavailable as problem:
         return [(number, problem)]
     except Rejected as worse:

@@ -90,7 +90,7 @@ async def follow_up(runtime: Runtime, events: Sequence[Event]) -> None:
     And where a template may be sent again, its campaigns go on.
     """
     _warn_of_removals(events)
-    keys = {(each["country_id"], each["account_id"]) for each in events if each["kind"] == "template"}
+    keys = {(each["country_id"], each["account_id"] or "") for each in events if each["kind"] == "template"}
     accounts = [found for key in sorted(keys) if (found := runtime.settings.directory.account(*key)) and found.tokens]
     if not accounts:
         return
@@ -109,7 +109,7 @@ async def follow_up(runtime: Runtime, events: Sequence[Event]) -> None:
 def _warn_of_removals(events: Sequence[Event]) -> None:
     """A partner was removed who is not known to be this app: no account stops by it, but a person should look."""
     for event in events:
-        if event["field"] == "account_update" and event["kind"] == "ignored" and isinstance(event["payload"], dict):
+        if event["field"] == "account_update" and event["kind"] == "ignored":
             what = event["payload"].get("event")
             if what in _ELSEWHERE:
                 _log.warning("partner_removed", what=what, country=event["country_id"], account=event["account_id"])

@@ -9,7 +9,7 @@ applies, its `effect` does.
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 
 class Disposition(StrEnum):
@@ -76,6 +76,21 @@ class MetaError:
     known: bool = True
 
 
+class Explanation(TypedDict):
+    """A failure as it is stored and shown."""
+
+    code: int | None
+    title: str
+    details: str | None
+    advice: str
+    disposition: str
+    effect: str
+    wait_seconds: int
+    attempts: int
+    known: bool
+    fbtrace_id: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An error as it happened: Meta's code and words (redacted), and the row of the table explaining it."""
@@ -86,7 +101,7 @@ class Failure:
     fbtrace_id: str | None
     entry: MetaError
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> Explanation:
         return {
             "code": self.code,
             "title": self.title,

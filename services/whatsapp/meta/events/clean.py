@@ -31,9 +31,10 @@ _DEEPEST = 200
 def is_suspicious(body: bytes) -> bool:
     """Whether a body writes a NUL or a digit as an escape: the bytes then do not show what the document says.
 
-    A search for one byte, then one pattern: several times as fast as `in` with a few bytes, and every body pays for it.
+    A search for one byte, then one pattern from there: faster than `in` with a few bytes, and every body pays for it.
     """
-    return b"\\" in body and _ESCAPED.search(body) is not None
+    first = body.find(b"\\")
+    return first >= 0 and _ESCAPED.search(body, first) is not None
 
 
 def load(body: bytes, suspicious: bool = True) -> Any:
@@ -42,19 +43,18 @@ def load(body: bytes, suspicious: bool = True) -> Any:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return _load_tolerantly(body)
-    if suspicious or _is_deep(document, body):
+    if suspicious or _is_deep(document):
         return _clean(document)
     return document
 
 
-def dump(value: Any) -> str:
+def dump(value: object) -> bytes:
     """The one text of a JSON value: equal values are equal texts, in whatever order their keys came."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
-def _is_deep(document: Any, body: bytes) -> bool:
-    if body.count(b"{") + body.count(b"[") < _DEEPEST:
-        return False
+def _is_deep(document: object) -> bool:
+    """To write it is the cheapest way to know; counting brackets costs more."""
     try:
         orjson.dumps(document)
     except orjson.JSONEncodeError:

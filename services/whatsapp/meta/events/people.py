@@ -7,13 +7,26 @@ Sources: M:business-scoped-user-ids, M:webhooks/reference/messages/* (contacts, 
 """
 
 import re
-from typing import Any
+from typing import Any, TypedDict
 
 from services.whatsapp.identity import is_bsuid, match_key
+from services.whatsapp.meta.events.values import Json, text
 
-Contact = dict[str, Any]
-"""wa_id, match_key, bsuid, parent_bsuid, identity_key_hash, name, username, previous_wa_id, previous_match_key,
-previous_bsuid: all always present, any may be None."""
+
+class Contact(TypedDict):
+    """A person as an event names them. All keys are always present, any may be None."""
+
+    wa_id: str | None
+    match_key: str | None
+    bsuid: str | None
+    parent_bsuid: str | None
+    identity_key_hash: str | None
+    name: str | None
+    username: str | None
+    previous_wa_id: str | None
+    previous_match_key: str | None
+    previous_bsuid: str | None
+
 
 _NOT_IN_A_PHONE = re.compile(r"[^0-9+\s().\-/]", re.ASCII)
 _NOT_DIGIT = re.compile(r"[^0-9]")
@@ -23,12 +36,7 @@ _CHANGES = frozenset(("user_changed_number", "customer_changed_number", "user_ch
 # ── Ids ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def text(value: Any, longest: int) -> str | None:
-    """A string of 1 to `longest` characters, else None: longer ones would not fit an index."""
-    return value if isinstance(value, str) and 0 < len(value) <= longest else None
-
-
-def phone_digits(value: Any) -> str | None:
+def phone_digits(value: object) -> str | None:
     """The digits of a person's phone, however written; None if it cannot be one (E.164 allows 15)."""
     if not isinstance(value, str):
         if type(value) is not int or value <= 0:
@@ -41,11 +49,11 @@ def phone_digits(value: Any) -> str | None:
     return value if 0 < len(value) <= 15 else None
 
 
-def bsuid(value: Any) -> str | None:
+def bsuid(value: object) -> str | None:
     return value if isinstance(value, str) and is_bsuid(value) else None
 
 
-def is_group(value: Any) -> bool:
+def is_group(value: object) -> bool:
     return isinstance(value, str) and value.endswith("@g.us")
 
 
@@ -57,9 +65,9 @@ class People:
 
     __slots__ = ("_index", "_persons", "_told")
 
-    def __init__(self, contacts: Any) -> None:
+    def __init__(self, contacts: object) -> None:
         self._persons: list[Any] = contacts if isinstance(contacts, list) else [] if contacts is None else [contacts]
-        self._index: dict[str, dict[str, Any]] | None = None
+        self._index: dict[str, Json] | None = None
         self._told: set[int] = set()
 
     def contact(
@@ -69,26 +77,28 @@ class People:
         person = self._find(wa_id, user_id)
         if person is None:
             return _contact(wa_id, user_id, parent, identity) if wa_id or user_id else None
-        given = person.get("wa_id")
+        given, their_id, profile = person.get("wa_id"), person.get("user_id"), person.get("profile")
         if given != wa_id:
             other = phone_digits(given)
             # Of two spellings of one number, the one Meta calls wa_id; the other one stays in the payload.
             if other and (wa_id is None or match_key(other) == match_key(wa_id)):
                 wa_id = other
         if user_id is None:
-            user_id = bsuid(person.get("user_id")) or bsuid(given)
+            user_id = bsuid(their_id) or bsuid(given)
             if wa_id is None and user_id is None:
                 return None
         if len(person) > 3:
             parent = parent or bsuid(person.get("parent_user_id"))
             identity = text(person.get("identity_key_hash"), 512) or identity
         contact = _contact(wa_id, user_id, parent, identity)
-        profile = person.get("profile")
         if isinstance(profile, dict):
             contact["name"] = text(profile.get("name"), 256)
             if "username" in profile:
                 contact["username"] = text(profile["username"], 256)
-        if _says_all(contact, person):
+        # Nearly everybody is told by two names and a profile, or without one.
+        as_told = given and their_id and given == wa_id and their_id == user_id
+        plain = len(person) == 3 and profile == {"name": contact["name"]} if profile else len(person) == 2
+        if (as_told and plain) or _says_all(contact, person):
             self._told.add(id(person))
         return contact
 
@@ -102,7 +112,7 @@ class People:
         # Where a value has several statuses of one person, the same words stand there several times.
         return [person for person in self._persons if person not in told]
 
-    def _find(self, wa_id: str | None, user_id: str | None) -> dict[str, Any] | None:
+    def _find(self, wa_id: str | None, user_id: str | None) -> Json | None:
         persons = self._persons
         if not persons:
             return None
@@ -115,9 +125,9 @@ class People:
         return (wa_id and self._index.get(match_key(wa_id))) or (user_id and self._index.get(user_id)) or None
 
 
-def _index(persons: list[Any]) -> dict[str, dict[str, Any]]:
+def _index(persons: list[Any]) -> dict[str, Json]:
     """People by match key and by BSUID, which are never the same; the first of a name has it."""
-    index: dict[str, dict[str, Any]] = {}
+    index: dict[str, Json] = {}
     for person in persons:
         if isinstance(person, dict):
             given = person.get("wa_id")
@@ -129,29 +139,24 @@ def _index(persons: list[Any]) -> dict[str, dict[str, Any]]:
     return index
 
 
-_NAMES = {
-    "wa_id": "wa_id",
-    "user_id": "bsuid",
-    "parent_user_id": "parent_bsuid",
-    "identity_key_hash": "identity_key_hash",
-}
-
-
-def _says_all(contact: Contact, person: dict[str, Any]) -> bool:
+def _says_all(contact: Contact, person: Json) -> bool:
     """Whether nothing that is said of a person is lost with their entry in `contacts`."""
-    for name, part in person.items():
-        if name == "profile":
-            if not isinstance(part, dict):
-                return False
-            for inner, words in part.items():
-                if inner not in ("name", "username") or contact[inner] != words:
-                    return False
-        elif name not in _NAMES or contact[_NAMES[name]] != part:
+    said: Json = {
+        "wa_id": contact["wa_id"],
+        "user_id": contact["bsuid"],
+        "parent_user_id": contact["parent_bsuid"],
+        "identity_key_hash": contact["identity_key_hash"],
+    }
+    if "profile" in person:
+        profile = person["profile"]
+        names = {"name": contact["name"], "username": contact["username"]}
+        if not isinstance(profile, dict) or not profile.items() <= names.items():
             return False
-    return True
+        said["profile"] = profile
+    return person.items() <= said.items()
 
 
-def changed_person(message: dict[str, Any]) -> Contact | None:
+def changed_person(message: Json) -> Contact | None:
     """A system message is about a person who changed: the outer ids are the old ones, the inner ones the new.
 
     Any id may be missing; after `user_changed_user_id` only BSUIDs are left.
@@ -171,42 +176,45 @@ def changed_person(message: dict[str, Any]) -> Contact | None:
     if system.get("type") not in _CHANGES:
         identity = identity_of(system) or identity_of(message)
         return _contact(wa_id or former, user_id or former_bsuid, parent, identity)
-    return _contact(
-        wa_id,
-        user_id,
-        parent,
-        former=former if former != wa_id else None,
-        former_bsuid=former_bsuid if former_bsuid != user_id else None,
-    )
+    contact = _contact(wa_id, user_id, parent)
+    if former and former != wa_id:
+        contact["previous_wa_id"] = former
+        contact["previous_match_key"] = match_key(former)
+    if former_bsuid != user_id:
+        contact["previous_bsuid"] = former_bsuid
+    return contact
 
 
-def sender_bsuid(message: dict[str, Any]) -> str | None:
+def sender_bsuid(message: Json) -> str | None:
     return bsuid(message.get("from_user_id")) or bsuid(message.get("from"))
 
 
-def identity_of(holder: dict[str, Any]) -> str | None:
+def identity_of(holder: Json) -> str | None:
     """The hash by which Meta says that a person's device changed, where a message carries it."""
     identity = holder.get("identity")
     return text(identity.get("hash"), 512) if isinstance(identity, dict) else None
 
 
-def _contact(
-    wa_id: str | None,
-    user_id: str | None,
-    parent: str | None = None,
-    identity: str | None = None,
-    former: str | None = None,
-    former_bsuid: str | None = None,
-) -> Contact:
-    return {
-        "wa_id": wa_id,
-        "match_key": match_key(wa_id) if wa_id else None,
-        "bsuid": user_id,
-        "parent_bsuid": parent,
-        "identity_key_hash": identity,
-        "name": None,
-        "username": None,
-        "previous_wa_id": former,
-        "previous_match_key": match_key(former) if former else None,
-        "previous_bsuid": former_bsuid,
-    }
+_NOBODY: Contact = {
+    "wa_id": None,
+    "match_key": None,
+    "bsuid": None,
+    "parent_bsuid": None,
+    "identity_key_hash": None,
+    "name": None,
+    "username": None,
+    "previous_wa_id": None,
+    "previous_match_key": None,
+    "previous_bsuid": None,
+}
+
+
+def _contact(wa_id: str | None, user_id: str | None, parent: str | None = None, identity: str | None = None) -> Contact:
+    contact = _NOBODY.copy()
+    if wa_id:
+        contact["wa_id"] = wa_id
+        contact["match_key"] = match_key(wa_id)
+    contact["bsuid"] = user_id
+    contact["parent_bsuid"] = parent
+    contact["identity_key_hash"] = identity
+    return contact

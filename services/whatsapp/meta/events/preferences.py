@@ -1,25 +1,23 @@
-"""What people choose to get. Source: M:webhooks/reference/user_preferences."""
+"""A person stopped or resumed marketing messages. Source: M:webhooks/reference/user_preferences."""
 
-from typing import Any
-
-from services.whatsapp.directory import Account, Directory
+from services.whatsapp.meta.events.change import Change
 from services.whatsapp.meta.events.clean import dump
-from services.whatsapp.meta.events.event import Event, key_of, name_of, new_event, unparsable
+from services.whatsapp.meta.events.event import Event, key_of
 from services.whatsapp.meta.events.people import Contact, People, bsuid, phone_digits
-from services.whatsapp.meta.events.values import time_of
+from services.whatsapp.meta.events.values import Json, time_of
 
 
-def preference_event(account: Account, item: Any, people: People, directory: Directory) -> Event:
-    """A person stopped or resumed marketing messages (webhooks/reference/user_preferences)."""
-    contact = _chooser(item, people) if isinstance(item, dict) else None
-    if contact is None:
-        return unparsable(account, "user_preferences", item, directory)
-    key = key_of(name_of(account), "preference", dump(item))
-    at = time_of(item.get("timestamp"))
-    return new_event(key, account, "user_preferences", "preference", at=at, contact=contact, content=item, payload=item)
+def preference_event(item: object, change: Change) -> Event:
+    if not isinstance(item, dict) or (contact := _chooser(item, change.people)) is None:
+        return change.unparsable(item)
+    key = key_of(change.name, b"preference", dump(item))
+    event = change.event(key, "preference", item, time_of(item.get("timestamp")))
+    event["contact"] = contact
+    event["content"] = item
+    return event
 
 
-def _chooser(item: dict[str, Any], people: People) -> Contact | None:
+def _chooser(item: Json, people: People) -> Contact | None:
     """Never guessed: whose wish it is must be said by the wish itself."""
     wa_id = phone_digits(item.get("wa_id"))
     user_id = bsuid(item.get("user_id")) or bsuid(item.get("wa_id"))

@@ -4,51 +4,46 @@ A status is one fact, however often and in whatever words Meta tells it: its key
 errors. Everything else is its content: the same in another order of keys is the same event, other content is another.
 """
 
-from typing import Any
-
-from services.whatsapp.directory import Account, Directory
 from services.whatsapp.meta.errors import from_webhook
-from services.whatsapp.meta.events.event import Event, key_of, name_of, new_event, unparsable
-from services.whatsapp.meta.events.people import Contact, People, bsuid, is_group, phone_digits, text
-from services.whatsapp.meta.events.values import list_of, time_of, uuid_of, window_of
+from services.whatsapp.meta.events.change import Change
+from services.whatsapp.meta.events.event import Event, key_of
+from services.whatsapp.meta.events.people import Contact, People, bsuid, is_group, phone_digits
+from services.whatsapp.meta.events.values import Json, list_of, text, time_of, uuid_of
 
 _STATES = frozenset(("sent", "delivered", "read", "played", "failed"))
 
 
-def status_event(account: Account, status: Any, people: People, directory: Directory) -> Event:
-    wamid = text(status.get("id"), 512) if isinstance(status, dict) else None
-    state = text(status.get("status"), 100) if wamid else None
-    if not wamid or not state:
-        return unparsable(account, "messages", status, directory)
+def status_event(status: object, change: Change) -> Event:
+    if not isinstance(status, dict):
+        return change.unparsable(status)
+    wamid, state = text(status.get("id"), 512), text(status.get("status"), 100)
+    if wamid is None or state is None:
+        return change.unparsable(status)
     wa_id = status.get("recipient_id")
     recipient = text(status.get("recipient_participant_id"), 512) or text(wa_id, 512)
     recipient = recipient or text(status.get("recipient_user_id"), 512) or ""
     errors = list_of(status, "errors") if "errors" in status else []
-    key = key_of(name_of(account), wamid, state, recipient, *[_code(error) for error in errors])
+    named = (wamid, state, recipient, *map(_code, errors))
+    key = key_of(change.name, "\x1f".join(named).encode())
     at = time_of(status.get("timestamp"))
     phone = phone_digits(wa_id)
     # TODO: groups are not implemented.
     if state not in _STATES or status.get("recipient_type") == "group" or (phone is None and is_group(wa_id)):
-        return new_event(key, account, "messages", "ignored", at=at, wamid=wamid, payload=status)
-    pricing = status.get("pricing")
-    return new_event(
-        key,
-        account,
-        "messages",
-        "status",
-        at=at,
-        wamid=wamid,
-        message_id=uuid_of(status.get("biz_opaque_callback_data")),
-        state=state,
-        contact=_recipient(status, state, phone, people),
-        error=from_webhook(errors[0]).as_dict() if errors else None,
-        price=pricing if isinstance(pricing, dict) else None,
-        window_until=window_of(status.get("conversation")),
-        payload=status,
-    )
+        return change.event(key, "ignored", status, at, wamid)
+    event = change.event(key, "status", status, at, wamid)
+    event["message_id"] = uuid_of(status.get("biz_opaque_callback_data"))
+    event["state"] = state
+    event["contact"] = _recipient(status, state, phone, change.people)
+    if errors:
+        event["error"] = from_webhook(errors[0]).as_dict()
+    if isinstance(pricing := status.get("pricing"), dict):
+        event["price"] = pricing
+    if "conversation" in status:
+        event["window_until"] = _window(status["conversation"])
+    return event
 
 
-def _recipient(status: dict[str, Any], state: str, wa_id: str | None, people: People) -> Contact | None:
+def _recipient(status: Json, state: str, wa_id: str | None, people: People) -> Contact | None:
     user_id = bsuid(status.get("recipient_user_id"))
     if wa_id is None:
         user_id = user_id or bsuid(status.get("recipient_id"))
@@ -63,5 +58,15 @@ def _recipient(status: dict[str, Any], state: str, wa_id: str | None, people: Pe
     return people.contact(wa_id, user_id, parent, identity)
 
 
-def _code(error: Any) -> str:
+def _code(error: object) -> str:
     return str(error.get("code")) if isinstance(error, dict) else ""
+
+
+def _window(conversation: object) -> int | None:
+    """End of a free entry point window: the only conversation whose end Meta reports (pricing)."""
+    if not isinstance(conversation, dict):
+        return None
+    origin = conversation.get("origin")
+    if not isinstance(origin, dict) or origin.get("type") != "referral_conversion":
+        return None
+    return time_of(conversation.get("expiration_timestamp"))

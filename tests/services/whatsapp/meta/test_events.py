@@ -611,7 +611,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_payload(name: str) -> None:
-    events = parse((PAYLOADS / f"{name}.json").read_bytes(), DIRECTORY)
+    events: list[Any] = [*parse((PAYLOADS / f"{name}.json").read_bytes(), DIRECTORY)]
     assert [{key: event[key] for key in want} for event, want in zip(events, CASES[name], strict=True)] == (CASES[name])
 
 
@@ -682,6 +682,7 @@ def test_deep_nesting_can_still_be_written() -> None:
     message = {"id": "wamid.D", "from": "5215512345678", "type": "text", "text": deep}
     (event,) = parse(one_change(value | {"messages": [message]}), DIRECTORY)
     assert event["kind"] == "message"
+    assert event["content"] is not None
     depth, inner = 0, event["content"]["text"]
     while isinstance(inner, list):
         depth, inner = depth + 1, inner[0]
