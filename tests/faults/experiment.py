@@ -18,8 +18,9 @@ from tests.faults.books import Books, compare
 from tests.faults.site import Site, Size, running_site
 from tests.faults.traffic import Traffic, Volume, cron
 
-PATIENCE = 180.0
-"""Seconds after the last fault in which something must come nearer to its end, again and again until all has ended."""
+PATIENCE = 600.0
+"""Seconds after the last fault in which something must come nearer to its end, again and again until all has ended: an
+unknown outcome waits as long after the last gap of its feed as it had waited before."""
 _GROWTH = 1.3
 _SLACK_KB = 24_000
 _THREADS = 32
