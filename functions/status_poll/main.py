@@ -24,7 +24,7 @@ async def handle(request: Request) -> Answer:
     from services.whatsapp.flows import progress, reading, watching
     from services.whatsapp.requests.status_poll import ById, OfCampaign, read
 
-    with watching.one_more(actor):
+    with watching.one_more(runtime, actor):
         asked = read(request.query_params.multi_items())
         if isinstance(asked, ById):
             return Answer({"messages": await reading.by_ids(runtime, asked, actor)})

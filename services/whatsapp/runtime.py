@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast, runtime_checkable
 
 from services.whatsapp import log
 from services.whatsapp.settings import ConfigurationError, Settings, settings
@@ -48,7 +48,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._parts: dict[Callable[[Runtime], Any], Any] = {}
+        self._parts: dict[Callable[[Runtime], object], object] = {}
         self._runs: dict[Run, asyncio.Event] = {}
 
     @classmethod
@@ -99,12 +99,9 @@ class Runtime:
 
     def part(self, make: "Callable[[Runtime], Part]") -> Part:
         """What `make` makes, made at the first call and kept: a group commit, a watch, whatever a flow shares."""
-        found: Part
-        try:
-            found = self._parts[make]
-        except KeyError:
-            found = self._parts[make] = make(self)
-        return found
+        if make not in self._parts:
+            self._parts[make] = make(self)
+        return cast("Part", self._parts[make])
 
     @contextmanager
     def running(self, run: Run) -> Iterator[None]:

@@ -7,12 +7,14 @@ budget. However many drainers overlap, there is one handler: it comes with the f
 import asyncio
 import contextlib
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 Stop = Callable[[], object]
 
-_running: set["_Running"] = set()
+_running: "weakref.WeakSet[_Running]" = weakref.WeakSet()
+"""Held by those who run, so that a loop that is dropped in the middle is not kept by this."""
 _installed: Callable[[int, FrameType | None], None] | None = None
 _before: Callable[[int, FrameType | None], object] | int | None = None
 

@@ -226,7 +226,7 @@ async def test_new_components_bring_a_new_contract_at_once(house: House) -> None
 # ── Sync ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def sync(house: House, number: Number) -> Row:
+async def sync(house: House, number: Number) -> syncing.Report:
     async with Runtime(Settings.read(house.env(number))) as runtime:
         [report] = [each for each in await syncing.sync(runtime, "MX") if each["account"] == number.account_id]
     return report

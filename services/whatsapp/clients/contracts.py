@@ -35,6 +35,13 @@ class Contracts:
         """Some have changed. What is being read just now may be of before: it is kept where nobody looks any more."""
         self._kept, self._reads = {}, {}
 
+    async def close(self) -> None:
+        """Nobody waits for what is being read any more."""
+        reading = list(self._reads.values())
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+
     async def _read(self, key: Key, read: "Callable[[Key], Awaitable[Contract | None]]") -> "Contract | None":
         contracts, reads = self._kept, self._reads
         try:

@@ -54,6 +54,7 @@ class Postgres(Verbs):
         return {row["country_id"]: row["role"] for row in rows}
 
     async def close(self) -> None:
+        await self._contracts.close()
         await self._pool.close()
 
     async def _call(self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS) -> Any:

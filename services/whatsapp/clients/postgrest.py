@@ -85,6 +85,7 @@ class Postgrest(Verbs):
         return {row["country_id"]: row["role"] for row in await self._api.read(query, "members")}
 
     async def close(self) -> None:
+        await self._contracts.close()
         await self._api.close()
 
     async def _call(self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS) -> Any:

@@ -21,13 +21,12 @@ import functools
 import random
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
 from uuid import uuid4
 
 from services.whatsapp import log
 from services.whatsapp.clients.failures import Unavailable
 from services.whatsapp.clients.graph import POST_TIMEOUT, Answer
-from services.whatsapp.clients.verbs import Claimed, Leased, Message, Result
+from services.whatsapp.clients.verbs import Claimed, JsonObject, Leased, Message, Result
 from services.whatsapp.directory import Account
 from services.whatsapp.flows.announcing import Announcing, Lease
 from services.whatsapp.flows.settling import Settling
@@ -430,7 +429,7 @@ def result_of(answer: Answer, attempts: int, jitter: float, waits: int = 0) -> R
     return result
 
 
-def _body(message: Message) -> dict[str, Any]:
+def _body(message: Message) -> JsonObject:
     to = message["to"]
     return graph_body(
         message["content"],

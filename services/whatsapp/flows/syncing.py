@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import orjson
 
 from services.whatsapp import log
 from services.whatsapp.clients.failures import Rejected
 from services.whatsapp.clients.graph import GraphError
-from services.whatsapp.clients.verbs import NumberRow, TemplateRow
+from services.whatsapp.clients.verbs import JsonObject, NumberRow, TemplateRow
 from services.whatsapp.directory import Account
 from services.whatsapp.meta.templates import contract_of
 from services.whatsapp.refusals import RefusalError
@@ -18,7 +18,28 @@ from services.whatsapp.runtime import Runtime
 _log = log.get("templates")
 
 
-async def sync(runtime: Runtime, country_id: str | None = None) -> list[dict[str, Any]]:
+class Problem(TypedDict):
+    """Meta's code and words, or ours."""
+
+    code: int | str | None
+    message: str
+
+
+class Report(TypedDict, total=False):
+    """What became of an account's templates and of its number, and the first thing that went wrong."""
+
+    country_id: Required[str]
+    account: Required[str]
+    stored: int
+    removed: int
+    incomplete: bool
+    messaging_limit: int
+    messages_per_second: int
+    quality: str | None
+    error: Problem
+
+
+async def sync(runtime: Runtime, country_id: str | None = None) -> list[Report]:
     """Sync all accounts, or those of one country. An account's failure is in its report and stops no other."""
     accounts = [each for each in runtime.settings.directory if country_id in (None, each.country_id)]
     syncs = runtime.part(_Syncs)
@@ -37,10 +58,10 @@ class _Syncs:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._running: dict[Account, asyncio.Task[dict[str, Any]]] = {}
-        self._next: dict[Account, asyncio.Task[dict[str, Any]]] = {}
+        self._running: dict[Account, asyncio.Task[Report]] = {}
+        self._next: dict[Account, asyncio.Task[Report]] = {}
 
-    async def of(self, account: Account) -> dict[str, Any]:
+    async def of(self, account: Account) -> Report:
         """The report of a sync that begins from now on, whoever else goes away."""
         running = self._running.get(account)
         if running is None:
@@ -49,14 +70,14 @@ class _Syncs:
             sync = waiting
         else:
             sync = self._next[account] = asyncio.create_task(self._sync_after(running, account))
-        return dict(await asyncio.shield(sync))
+        return (await asyncio.shield(sync)).copy()
 
-    async def _sync_after(self, running: asyncio.Task[dict[str, Any]], account: Account) -> dict[str, Any]:
+    async def _sync_after(self, running: asyncio.Task[Report], account: Account) -> Report:
         await asyncio.wait((running,))
         self._running[account] = self._next.pop(account)
         return await self._sync(account)
 
-    async def _sync(self, account: Account) -> dict[str, Any]:
+    async def _sync(self, account: Account) -> Report:
         try:
             return await _sync(self._runtime, account)
         finally:
@@ -71,19 +92,19 @@ class _Syncs:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sync(runtime: Runtime, account: Account) -> dict[str, Any]:
+async def _sync(runtime: Runtime, account: Account) -> Report:
     """Its templates and its number, each for itself: what cannot be read of the one does not keep the other back."""
-    report: dict[str, Any] = {"country_id": account.country_id, "account": account.account_id}
+    report: Report = {"country_id": account.country_id, "account": account.account_id}
     for part in (_sync_templates, _sync_number):
         try:
-            report |= await part(runtime, account)
+            await part(runtime, account, report)
         except Exception as error:
             report.setdefault("error", _explained(error))
             _log.error("sync_failed", country_id=account.country_id, account_id=account.account_id, error=error)
     return report
 
 
-async def _sync_templates(runtime: Runtime, account: Account) -> dict[str, Any]:
+async def _sync_templates(runtime: Runtime, account: Account, report: Report) -> None:
     listing = await runtime.graph.templates(account)
     rows = [row for row in map(row_of, listing.rows) if row is not None]
     # What a complete listing lacks, Meta has removed.
@@ -91,15 +112,20 @@ async def _sync_templates(runtime: Runtime, account: Account) -> dict[str, Any]:
     if not complete:
         _log.warning("listing_incomplete", country_id=account.country_id, account_id=account.account_id, rows=len(rows))
     synced = await runtime.verbs.sync_templates(account.country_id, account.account_id, rows, complete=complete)
-    return dict(synced) if complete else {**synced, "incomplete": True}
+    report["stored"], report["removed"] = synced["stored"], synced["removed"]
+    if not complete:
+        report["incomplete"] = True
 
 
-async def _sync_number(runtime: Runtime, account: Account) -> dict[str, Any]:
+async def _sync_number(runtime: Runtime, account: Account, report: Report) -> None:
     number = number_of(await runtime.graph.number(account))
-    return dict(await runtime.verbs.sync_number(account.country_id, account.account_id, number))
+    granted = await runtime.verbs.sync_number(account.country_id, account.account_id, number)
+    report["messaging_limit"] = granted["messaging_limit"]
+    report["messages_per_second"] = granted["messages_per_second"]
+    report["quality"] = granted["quality"]
 
 
-def _explained(error: Exception) -> dict[str, Any]:
+def _explained(error: Exception) -> Problem:
     if isinstance(error, GraphError):
         return {"code": error.failure.code if error.failure else None, "message": str(error)}
     if isinstance(error, Rejected):  # such as an account that has no row in whatsapp.accounts
@@ -109,7 +135,7 @@ def _explained(error: Exception) -> dict[str, Any]:
     return {"code": "internal_error", "message": type(error).__name__}
 
 
-def row_of(template: dict[str, Any]) -> TemplateRow | None:
+def row_of(template: JsonObject) -> TemplateRow | None:
     """A template of Meta's as a row; None if not even its name can be read. Its id stays behind: ids of Meta are
     never stored."""
     name, language = _text(template.get("name")), _text(template.get("language"))
@@ -149,7 +175,7 @@ def _storable(value: object) -> bool:
         return False
 
 
-def number_of(node: dict[str, Any]) -> NumberRow:
+def number_of(node: JsonObject) -> NumberRow:
     """What Meta grants a number, in Meta's words. A member Meta left out is None: it changes nothing."""
     throughput = node.get("throughput")
     coexistence = node.get("is_on_biz_app")

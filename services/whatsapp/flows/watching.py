@@ -12,13 +12,14 @@ from typing import Generic, TypeVar
 
 from services.whatsapp.actors import Actor, Server
 from services.whatsapp.refusals import refuse
+from services.whatsapp.runtime import Runtime
 
 EVERY = 0.4
 """Seconds between two looks for one caller."""
 MOST_OF_A_USER = 20
 MOST_OF_SERVERS = 200
 MOST = 400
-"""Reading calls under way at once: of one user, of all servers with a secret key, and of everybody in this process."""
+"""Reading calls under way at once in a loop: of one user, of all servers with a secret key, and of everybody."""
 _SERVERS = "servers"
 _KEYS_A_READ = 100
 _READS_AT_ONCE = 3
@@ -87,19 +88,21 @@ class Watch(Generic[Key, Value]):
                 seen.set_result(found)
 
 
-_under_way: Counter[str] = Counter()
-
-
 @contextmanager
-def one_more(actor: Actor) -> Iterator[None]:
+def one_more(runtime: Runtime, actor: Actor) -> Iterator[None]:
     """Counts a reading call of a user, or of all servers, while it is under way. Refuses `too_many_polls`."""
     who, most = (_SERVERS, MOST_OF_SERVERS) if isinstance(actor, Server) else (actor.user_id, MOST_OF_A_USER)
-    if _under_way[who] >= most or _under_way.total() >= MOST:
+    under_way = runtime.part(_under_way)
+    if under_way[who] >= most or under_way.total() >= MOST:
         raise refuse("too_many_polls", limit=most)
-    _under_way[who] += 1
+    under_way[who] += 1
     try:
         yield
     finally:
-        _under_way[who] -= 1
-        if not _under_way[who]:
-            del _under_way[who]
+        under_way[who] -= 1
+        if not under_way[who]:
+            del under_way[who]
+
+
+def _under_way(_: Runtime) -> Counter[str]:
+    return Counter()

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from services.whatsapp.actors import Server
+from services.whatsapp.actors import Member, Server
 from services.whatsapp.clients.graph import Graph
+from services.whatsapp.flows import members
+from services.whatsapp.flows.watching import Watch
 from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings, settings
 from tests.graph import World
@@ -32,6 +34,7 @@ class Peer:
     def __init__(self) -> None:
         self.open: set[int] = set()
         self.marks: dict[int, set[bytes]] = defaultdict(set)
+        self.silent = False
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._answer, "127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
@@ -44,7 +47,8 @@ class Peer:
         try:
             while asked := await reader.read(64 * 1024):
                 self.marks[port] |= set(MARK.findall(asked))
-                writer.write(ANSWER * asked.count(b" HTTP/1.1\r\n"))
+                if not self.silent:
+                    writer.write(ANSWER * asked.count(b" HTTP/1.1\r\n"))
         except ConnectionError:
             pass
         finally:
@@ -198,16 +202,46 @@ async def test_a_closed_runtime_leaves_nothing_behind(peer: Peer) -> None:
 async def test_a_loop_that_nobody_closed_politely_takes_everything_with_it(peer: Peer) -> None:
     """A host may run each request in a loop of its own, and end none of them with a word. No next one need come."""
 
-    async def live() -> list[weakref.ref[object]]:
-        await use_everything(runtime := Runtime.of_loop(), "mark-1")
-        return what_there_is(runtime)
+    def live() -> list[weakref.ref[object]]:
+        async def begin() -> list[weakref.ref[object]]:
+            runtime = Runtime.of_loop()
+            await use_everything(runtime, "mark-1")
+            worker = Worker(runtime)
+            kept.append(asyncio.create_task(worker.run()))
+            await asyncio.sleep(0)
+            return [*what_there_is(runtime), weakref.ref(worker)]
 
-    thread, done = in_a_thread(live())
-    await asyncio.to_thread(thread.join, 20)
-    [left] = done
+        kept: list[asyncio.Task[None]] = []
+        loop = asyncio.new_event_loop()
+        left = loop.run_until_complete(begin())
+        loop.close()
+        return left
+
+    left = await asyncio.to_thread(live)
 
     gc.collect()
     assert [each() for each in left] == [None] * len(left)
+    await until(lambda: not peer.open)
+
+
+async def test_what_flows_began_ends_with_the_runtime(peer: Peer, environment: Settings) -> None:
+    """They share what they ask for: if one hangs up, the others still wait for it."""
+    peer.silent = True
+    ana = Member("ana", "eyJ")
+    async with Runtime(environment) as runtime:
+        watch = runtime.part(lambda _: Watch(lambda *_: runtime.verbs.roles_of("ana"), every=0.01))
+        asked: list[asyncio.Task[object]] = [
+            asyncio.create_task(members.check(runtime, ana, "MX")),
+            asyncio.create_task(runtime.verbs.template_contract("MX", "main", "plain", "es")),
+            asyncio.create_task(watch.look(ana, ["ana"])),
+        ]
+        await until(lambda: len(peer.open) == len(asked))
+        for each in asked[:2]:
+            each.cancel()
+        await asyncio.wait(asked[:2])
+
+    await asyncio.wait(asked)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     await until(lambda: not peer.open)
 
 

@@ -116,7 +116,7 @@ ODD_PAGES = {
 }
 
 
-async def listing(meta: Meta, *pages: str) -> Row:
+async def listing(meta: Meta, *pages: str) -> syncing.Report:
     """What a sync reports when Meta lists MX's templates like this."""
     async with meta("MX") as (standing_in, runtime):
         standing_in.read(standing_in.world.number("MX"), "message_templates", *((200, page) for page in pages))

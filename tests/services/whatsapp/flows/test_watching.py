@@ -9,6 +9,8 @@ from services.whatsapp.actors import Actor, Member, Server
 from services.whatsapp.flows import watching
 from services.whatsapp.flows.watching import Watch, one_more
 from services.whatsapp.refusals import RefusalError
+from services.whatsapp.runtime import Runtime
+from services.whatsapp.settings import Settings
 
 ANA = Member("ana", "of ana")
 EXPIRED = Member("ana", "expired")
@@ -72,17 +74,18 @@ async def test_who_hangs_up_is_not_read_for_and_the_next_look_works() -> None:
 
 
 def test_a_user_has_only_so_many_calls_under_way_and_others_theirs() -> None:
-    held = [one_more(ANA) for _ in range(watching.MOST_OF_A_USER)]
+    runtime = Runtime(Settings.read({"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SECRET_KEY": "sb_secret_x"}))
+    held = [one_more(runtime, ANA) for _ in range(watching.MOST_OF_A_USER)]
     for each in held:
         each.__enter__()
-    with pytest.raises(RefusalError) as refused, one_more(ANA):
+    with pytest.raises(RefusalError) as refused, one_more(runtime, ANA):
         pass
     assert (refused.value.code, refused.value.status) == ("too_many_polls", 429)
-    with one_more(Member("eva", "of eva")), one_more(Server()):
+    with one_more(runtime, Member("eva", "of eva")), one_more(runtime, Server()):
         pass
     for each in held:
         each.__exit__(None, None, None)
-    with one_more(ANA):
+    with one_more(runtime, ANA):
         pass
 
 
