@@ -208,6 +208,49 @@ begin
 end
 $$;
 
+-- The head of one lane, judged and sorted: what goes, what is refused, what waits and until when.
+--
+--   p_campaign              whether the lane is a campaign's
+--   p_people, p_frees       how many people the portfolio may still write to first, and when the next one is freed
+--   held_reason, quiet_until   what would stop a campaign as a whole
+create or replace function whatsapp_internal.sort_lane(
+  p_country text, p_account text, p_lane text, p_campaign boolean, p_want integer, p_at timestamptz, p_portfolio text, p_people bigint, p_frees timestamptz,
+  out go whatsapp_internal.candidate[], out refused uuid[], out codes text[], out late uuid[], out late_until timestamptz[], out late_reason text[],
+  out held_reason text, out quiet_until timestamptz
+)
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  select
+    array_agg(row(message_id, contact_id, null, null, null, person, fresh)::whatsapp_internal.candidate order by n)
+      filter (where why = 'go'),
+    array_agg(message_id) filter (where why = 'refused'),
+    array_agg(code) filter (where why = 'refused'),
+    array_agg(message_id) filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')),
+    array_agg(coalesce(case when why = 'messaging_limit' then p_frees else blocked_until end, p_at + interval '1 minute'))
+      filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')),
+    array_agg(nullif(why, 'blocked')) filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')),
+    -- What stops a campaign as a whole.
+    max(why) filter (where why in ('quiet_hours', 'messaging_limit')),
+    max(blocked_until) filter (where why = 'quiet_hours')
+  into go, refused, codes, late, late_until, late_reason, held_reason, quiet_until
+  from (
+    select j.*, case
+        -- A campaign's messages wait for its template: the campaign is paused with it, and must lose nobody between the two.
+        when j.code like 'template\_%' and p_campaign then 'blocked'
+        when j.code is not null then 'refused'
+        when j.blocked_until is not null then case when j.quiet then 'quiet_hours' else 'blocked' end
+        when j.person is not null and j.fresh and count(*) filter (
+          where j.code is null and j.blocked_until is null and j.person is not null and j.fresh) over (order by j.n) > p_people
+          then 'messaging_limit'
+        else 'go'
+      end as why
+    from whatsapp_internal.judge_lane(p_country, p_account, p_lane, p_want, p_at, case when p_people is not null then p_portfolio end)
+      with ordinality as j (message_id, contact_id, code, blocked_until, quiet, person, fresh, n)
+  ) j;
+end
+$$;
+
 -- Claims for one number whose throttle row the caller holds. Goes through the lanes by priority; lanes of one priority share what
 -- is left equally, the longest unserved first.
 --
@@ -249,37 +292,11 @@ begin
     exit when cardinality(v_ids) >= p_limit;
     v_share := ceil((p_limit - cardinality(v_ids))::numeric / (v_lane.peers - v_lane.turn + 1));
 
-    select
-      array_agg(row(message_id, contact_id, null, null, null, person, fresh)::whatsapp_internal.candidate order by n)
-        filter (where why = 'go') as go,
-      array_agg(message_id) filter (where why = 'refused') as no,
-      array_agg(code) filter (where why = 'refused') as codes,
-      array_agg(message_id) filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late,
-      array_agg(coalesce(case when why = 'messaging_limit' then v_frees else blocked_until end, p_at + interval '1 minute'))
-        filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late_until,
-      array_agg(nullif(why, 'blocked')) filter (where why in ('blocked', 'quiet_hours', 'messaging_limit')) as late_reason,
-      -- What stops a campaign as a whole.
-      max(why) filter (where why in ('quiet_hours', 'messaging_limit')) as held_reason,
-      max(blocked_until) filter (where why = 'quiet_hours') as quiet_until
-    into v_judged
-    from (
-      select j.*, case
-          -- A campaign's messages wait for its template: the campaign is paused with it, and must lose nobody between the two.
-          when j.code like 'template\_%' and v_lane.campaign then 'blocked'
-          when j.code is not null then 'refused'
-          when j.blocked_until is not null then case when j.quiet then 'quiet_hours' else 'blocked' end
-          when j.person is not null and j.fresh and count(*) filter (
-            where j.code is null and j.blocked_until is null and j.person is not null and j.fresh) over (order by j.n) > v_people
-            then 'messaging_limit'
-          else 'go'
-        end as why
-      from whatsapp_internal.judge_lane(p_country, p_account, v_lane.lane, v_share, p_at, case when v_people is not null then p_portfolio end)
-        with ordinality as j (message_id, contact_id, code, blocked_until, quiet, person, fresh, n)
-    ) j;
-
-    if v_judged.no is not null then
-      perform whatsapp_internal.refuse_claimed(p_country, v_judged.no, v_judged.codes);
-      refused := refused + cardinality(v_judged.no);
+    select * into v_judged from whatsapp_internal.sort_lane(
+      p_country, p_account, v_lane.lane, v_lane.campaign, v_share, p_at, p_portfolio, v_people, v_frees);
+    if v_judged.refused is not null then
+      perform whatsapp_internal.refuse_claimed(p_country, v_judged.refused, v_judged.codes);
+      refused := refused + cardinality(v_judged.refused);
     end if;
     if v_lane.campaign and v_judged.held_reason is not null then
       update whatsapp.lanes
@@ -324,6 +341,141 @@ begin
 end
 $$;
 
+-- Claims for one number, if nobody else does just now: holds its throttle row, hands out its slots, and lets replies overtake.
+--
+--   p_left, p_left_to_serve   how many messages may still be claimed, and by how many numbers, this one included
+--   next_at                   when its next slot is, where it has none to give
+create or replace function whatsapp_internal.claim_number(
+  p_claim uuid, p_country text, p_account text, p_rate integer, p_portfolio text, p_templates_paused_until timestamptz, p_left integer,
+  p_left_to_serve bigint, p_lease interval, p_horizon interval, p_ahead interval,
+  out leases jsonb, out claimed integer, out refused integer, out next_at timestamptz
+)
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_at timestamptz;
+  v_slot timestamptz;
+  v_overtake timestamptz;
+  v_clock_back interval;
+  v_step interval;
+  v_talking boolean;
+  v_slots integer;
+  v_got record;
+begin
+  leases := '[]';
+  claimed := 0;
+  refused := 0;
+  select clock_timestamp(), t.next_slot_at, t.next_overtake_at, t.paced_at - clock_timestamp(),
+    whatsapp_internal.slot_step(p_rate, t.rate_factor), coalesce(t.inbound_at > now() - interval '1 hour', false)
+  into v_at, v_slot, v_overtake, v_clock_back, v_step, v_talking
+  from whatsapp.throttles t
+  where t.country_id = p_country and t.account_id = p_account and coalesce(t.held_until <= now(), true)
+  for no key update of t skip locked;
+  if not found then
+    return;
+  end if;
+  if v_clock_back > interval '1 second' then
+    v_slot := v_slot - v_clock_back;
+    v_overtake := v_overtake - v_clock_back;
+    update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake, paced_at = v_at
+    where country_id = p_country and account_id = p_account;
+  end if;
+  v_slot := greatest(v_slot, v_at);
+  v_overtake := greatest(v_overtake, v_at);
+
+  -- Replies go before what is handed out already.
+  if v_talking and v_slot > v_at + v_step and exists (
+    select from whatsapp.lanes l
+    cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+    where l.country_id = p_country and l.account_id = p_account and l.priority = 0 and not l.paused
+      and head.run_at <= v_at)
+  then
+    v_slots := floor(extract(epoch from v_at + greatest(interval '0.5 seconds', v_step * 10) - v_overtake) / extract(epoch from v_step * 10));
+    if v_slots > 0 then
+      select * into v_got from whatsapp_internal.claim_account(
+        p_claim, p_country, p_account, least(v_slots, p_left), p_lease, v_at, v_at, v_step, true, 0, p_portfolio, p_ahead);
+      refused := v_got.refused;
+      if v_got.claimed > 0 then
+        leases := leases || v_got.lease;
+        claimed := v_got.claimed;
+        v_slot := v_slot + v_got.claimed * v_step;
+        update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake + v_got.claimed * v_step * 10, paced_at = v_at
+        where country_id = p_country and account_id = p_account;
+        if claimed = p_left then
+          return;
+        end if;
+      end if;
+    end if;
+  end if;
+
+  v_slots := floor(extract(epoch from v_at + p_horizon - v_slot) / extract(epoch from v_step)) + 1;
+  if v_slots < 1 then
+    next_at := v_slot;
+    return;
+  end if;
+
+  select * into v_got from whatsapp_internal.claim_account(
+    p_claim, p_country, p_account, least(v_slots, ceil((p_left - claimed)::numeric / p_left_to_serve)::integer), p_lease, v_at, v_slot, v_step,
+    coalesce(p_templates_paused_until > v_at, false), case when v_talking then 0.1 else 0 end, p_portfolio, p_ahead);
+  refused := refused + v_got.refused;
+  if v_got.claimed > 0 then
+    leases := leases || v_got.lease;
+    claimed := claimed + v_got.claimed;
+    update whatsapp.throttles set next_slot_at = v_slot + v_got.claimed * v_got.step, paced_at = v_at
+    where country_id = p_country and account_id = p_account;
+  end if;
+end
+$$;
+
+-- The numbers for which something is due. Whose turn it is is drawn by lot; who has a turn is served in the order of portfolios, which portfolio_room
+-- asks for.
+create or replace function whatsapp_internal.numbers_due(p_accounts text[], p_limit integer)
+returns table (
+  country_id text, account_id text, messages_per_second integer, portfolio text, templates_paused_until timestamptz, left_to_serve bigint
+)
+language plpgsql volatile set search_path = ''
+as $$
+#variable_conflict use_column
+begin
+  return query
+  select due.country_id, due.account_id, due.messages_per_second, due.portfolio, due.templates_paused_until,
+    row_number() over (order by due.portfolio collate "C" desc, due.lot) as left_to_serve
+  from (
+    select a.country_id, a.account_id, a.messages_per_second, a.portfolio, a.templates_paused_until, random() as lot
+    from whatsapp.accounts a
+    where a.country_id || '/' || a.account_id = any (p_accounts)
+      and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
+      -- The head of each lane by its index. As a plain exists Postgres may turn the search round and read the whole queue: 340 ms
+      -- beside a paused campaign of 1,000,000.
+      and exists (
+        select from whatsapp.lanes l
+        cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+        where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
+          and head.run_at <= now())
+    order by lot
+    limit p_limit
+  ) due
+  order by left_to_serve desc;
+end
+$$;
+
+-- When the next row of these numbers falls due and has a slot, so that a drainer can wait for it rather than ask again and again.
+create or replace function whatsapp_internal.next_due(p_accounts text[], p_horizon interval) returns timestamptz
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  return (
+    select min(greatest(
+      head.run_at, t.held_until, l.held_until, case when l.priority > 0 then a.templates_paused_until end, t.next_slot_at - p_horizon))
+    from whatsapp.lanes l
+    join whatsapp.accounts a on a.country_id = l.country_id and a.account_id = l.account_id and a.state = 'active'
+    left join whatsapp.throttles t on t.country_id = l.country_id and t.account_id = l.account_id
+    cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+    where not l.paused and l.country_id || '/' || l.account_id = any (p_accounts)
+  );
+end
+$$;
+
 create or replace function whatsapp.claim(
   p_claim_id uuid, p_accounts text[], p_limit integer default 200, p_lease interval default '60 seconds', p_horizon interval default '1 second',
   p_ahead interval default null
@@ -331,18 +483,11 @@ create or replace function whatsapp.claim(
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_account record;
+  v_number record;
   v_left integer := p_limit;
   v_refused integer := 0;
   v_leases jsonb;
-  v_at timestamptz;
   v_next timestamptz;
-  v_slot timestamptz;
-  v_overtake timestamptz;
-  v_clock_back interval;
-  v_step interval;
-  v_talking boolean;
-  v_slots integer;
   v_got record;
 begin
   if p_limit is null or p_limit not between 1 and 1000 then
@@ -366,110 +511,18 @@ begin
   order by 1, 2
   on conflict do nothing;
 
-  for v_account in
-    -- Whose turn it is is drawn by lot; who has a turn is served in the order of portfolios, which portfolio_room asks for.
-    select due.*, row_number() over (order by due.portfolio collate "C" desc, due.lot) as left_to_serve
-    from (
-      select a.country_id, a.account_id, a.messages_per_second, a.portfolio, a.templates_paused_until, random() as lot
-      from whatsapp.accounts a
-      where a.country_id || '/' || a.account_id = any (p_accounts)
-        and (a.state = 'active' or (a.state = 'paused' and a.paused_until <= now()))
-        -- The head of each lane by its index. As a plain exists Postgres may turn the search round and read the whole queue: 340 ms
-        -- beside a paused campaign of 1,000,000.
-        and exists (
-          select from whatsapp.lanes l
-          cross join lateral (
-            select q.run_at from whatsapp.queue q
-            where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
-              and q.unknown_until is null
-            order by q.run_at limit 1
-          ) head
-          where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
-            and head.run_at <= now())
-      order by lot
-      limit p_limit
-    ) due
-    order by left_to_serve desc
-  loop
+  for v_number in select * from whatsapp_internal.numbers_due(p_accounts, p_limit) loop
     exit when v_left < 1;
-    select clock_timestamp(), t.next_slot_at, t.next_overtake_at, t.paced_at - clock_timestamp(),
-      whatsapp_internal.slot_step(v_account.messages_per_second, t.rate_factor), coalesce(t.inbound_at > now() - interval '1 hour', false)
-    into v_at, v_slot, v_overtake, v_clock_back, v_step, v_talking
-    from whatsapp.throttles t
-    where t.country_id = v_account.country_id and t.account_id = v_account.account_id and coalesce(t.held_until <= now(), true)
-    for no key update of t skip locked;
-    continue when not found;
-    if v_clock_back > interval '1 second' then
-      v_slot := v_slot - v_clock_back;
-      v_overtake := v_overtake - v_clock_back;
-      update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake, paced_at = v_at
-      where country_id = v_account.country_id and account_id = v_account.account_id;
-    end if;
-    v_slot := greatest(v_slot, v_at);
-    v_overtake := greatest(v_overtake, v_at);
-
-    -- Replies go before what is handed out already.
-    if v_talking and v_slot > v_at + v_step and exists (
-      select from whatsapp.lanes l
-      cross join lateral (
-        select q.run_at from whatsapp.queue q
-        where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
-          and q.unknown_until is null
-        order by q.run_at limit 1
-      ) head
-      where l.country_id = v_account.country_id and l.account_id = v_account.account_id and l.priority = 0 and not l.paused
-        and head.run_at <= v_at)
-    then
-      v_slots := floor(extract(epoch from v_at + greatest(interval '0.5 seconds', v_step * 10) - v_overtake) / extract(epoch from v_step * 10));
-      if v_slots > 0 then
-        select * into v_got from whatsapp_internal.claim_account(
-          p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, v_left), p_lease, v_at, v_at, v_step, true, 0,
-          v_account.portfolio, p_ahead);
-        v_refused := v_refused + v_got.refused;
-        if v_got.claimed > 0 then
-          v_leases := v_leases || v_got.lease;
-          v_left := v_left - v_got.claimed;
-          v_slot := v_slot + v_got.claimed * v_step;
-          update whatsapp.throttles set next_slot_at = v_slot, next_overtake_at = v_overtake + v_got.claimed * v_step * 10, paced_at = v_at
-          where country_id = v_account.country_id and account_id = v_account.account_id;
-          exit when v_left < 1;
-        end if;
-      end if;
-    end if;
-
-    v_slots := floor(extract(epoch from v_at + p_horizon - v_slot) / extract(epoch from v_step)) + 1;
-    if v_slots < 1 then
-      v_next := least(v_next, v_slot);
-      continue;
-    end if;
-
-    select * into v_got from whatsapp_internal.claim_account(
-      p_claim_id, v_account.country_id, v_account.account_id, least(v_slots, ceil(v_left::numeric / v_account.left_to_serve)::integer), p_lease, v_at,
-      v_slot, v_step, coalesce(v_account.templates_paused_until > v_at, false), case when v_talking then 0.1 else 0 end,
-      v_account.portfolio, p_ahead);
+    select * into v_got from whatsapp_internal.claim_number(
+      p_claim_id, v_number.country_id, v_number.account_id, v_number.messages_per_second, v_number.portfolio, v_number.templates_paused_until,
+      v_left, v_number.left_to_serve, p_lease, p_horizon, p_ahead);
+    v_leases := v_leases || v_got.leases;
+    v_left := v_left - v_got.claimed;
     v_refused := v_refused + v_got.refused;
-    if v_got.claimed > 0 then
-      v_leases := v_leases || v_got.lease;
-      v_left := v_left - v_got.claimed;
-      update whatsapp.throttles set next_slot_at = v_slot + v_got.claimed * v_got.step, paced_at = v_at
-      where country_id = v_account.country_id and account_id = v_account.account_id;
-    end if;
+    v_next := least(v_next, v_got.next_at);
   end loop;
 
-  -- When the next row of these numbers falls due and has a slot, so that a drainer can wait for it rather than ask again and again.
-  select least(v_next, min(greatest(
-    head.run_at, t.held_until, l.held_until, case when l.priority > 0 then a.templates_paused_until end, t.next_slot_at - p_horizon))) into v_next
-  from whatsapp.lanes l
-  join whatsapp.accounts a on a.country_id = l.country_id and a.account_id = l.account_id and a.state = 'active'
-  left join whatsapp.throttles t on t.country_id = l.country_id and t.account_id = l.account_id
-  cross join lateral (
-    select q.run_at from whatsapp.queue q
-    where q.country_id = l.country_id and q.account_id = l.account_id and q.lane = l.lane and q.lease_id is null
-      and q.unknown_until is null
-    order by q.run_at limit 1
-  ) head
-  where not l.paused and l.country_id || '/' || l.account_id = any (p_accounts);
-
+  v_next := least(v_next, whatsapp_internal.next_due(p_accounts, p_horizon));
   return jsonb_build_object(
     'leases', v_leases, 'refused', v_refused,
     'next_ms', case when v_next is not null then greatest(0, round(extract(epoch from v_next - clock_timestamp()) * 1000)) end);

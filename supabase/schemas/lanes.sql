@@ -9,6 +9,15 @@ create or replace function whatsapp_internal.lane_priority(lane text) returns sm
 language sql immutable parallel safe
 return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
 
+-- The head of a lane: when its next message may go. Inlined, so it has no settings.
+create or replace function whatsapp_internal.lane_head(p_country text, p_account text, p_lane text) returns table (run_at timestamptz)
+language sql stable
+as $$
+  select q.run_at from whatsapp.queue q
+  where q.country_id = p_country and q.account_id = p_account and q.lane = p_lane and q.lease_id is null and q.unknown_until is null
+  order by q.run_at limit 1
+$$;
+
 -- How far apart the slots of a number lie. Meta counts arrivals, and what leaves evenly does not arrive evenly: the room for 50 ms of
 -- difference on the way is what keeps any moving second within the rate. It costs a twentieth; one 130429 costs half for a minute.
 create or replace function whatsapp_internal.slot_step(messages_per_second integer, rate_factor real) returns interval
