@@ -35,16 +35,19 @@ async def enqueue(request: Request) -> Answer:
     runtime = Runtime.of_loop()
     actor = await authenticate(runtime, request, ("user", "secret"))
     from services.whatsapp.flows import campaigns, members
+    from services.whatsapp.requests import bulk_enqueue
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
     await members.check(runtime, actor, query.get("country_id", "") if csv else None)
     async with capacity_for(runtime, request.scope, _LIMIT):
+        key = request.headers.get("idempotency-key")
         if csv:
-            call = await asyncio.to_thread(campaigns.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
+            raw = await read_body(request, _LIMIT, _SECONDS)
+            call = await asyncio.to_thread(bulk_enqueue.read_csv, key, raw, query)
         else:
-            call = await read_json(request, _LIMIT, _SECONDS)
-        done = await campaigns.enqueue(runtime, call, request.headers.get("idempotency-key"), actor)
+            call = bulk_enqueue.read(key, await read_json(request, _LIMIT, _SECONDS))
+        done = await campaigns.enqueue(runtime, call, actor)
 
     after = partial(kick, runtime) if done.state == "running" else None
     return Answer(done.body(), 202, after=after)

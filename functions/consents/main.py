@@ -28,16 +28,19 @@ async def record(request: Request) -> Answer:
     runtime = Runtime.of_loop()
     actor = await authenticate(runtime, request, ("user", "secret"))
     from services.whatsapp.flows import consents, members
+    from services.whatsapp.requests.consents import Consents, read_csv
 
     # Whose country it is stands in the body, but for CSV. Nobody's body is read who may do this nowhere.
     csv, query = is_csv(request), request.query_params
     await members.check(runtime, actor, query.get("country_id", "") if csv else None)
     async with capacity_for(runtime, request.scope, _LIMIT):
+        key = request.headers.get("idempotency-key")
         if csv:
-            call = await asyncio.to_thread(consents.read_csv, await read_body(request, _LIMIT, _SECONDS), query)
+            raw = await read_body(request, _LIMIT, _SECONDS)
+            call = await asyncio.to_thread(read_csv, key, raw, query)
         else:
-            call = await read_json(request, _LIMIT, _SECONDS)
-        return Answer(await consents.record(runtime, call, request.headers.get("idempotency-key"), actor))
+            call = Consents.read_with(key, await read_json(request, _LIMIT, _SECONDS))
+        return Answer(await consents.record(runtime, call, actor))
 
 
 app = function("consents", {"POST": record})

@@ -24,11 +24,12 @@ async def handle(request: Request) -> Answer:
     actor = await authenticate(runtime, request, ("user", "secret"))
     # Imported here: a preflight or an unknown caller needs neither models nor a client of Supabase.
     from services.whatsapp.flows import members, sending
+    from services.whatsapp.requests.send import Send
 
     await members.check(runtime, actor)
-    body = await read_json(request)
+    asked = Send.read_with(request.headers.get("idempotency-key"), await read_json(request))
 
-    sent = await sending.send(runtime, body, request.headers.get("idempotency-key"), actor)
+    sent = await sending.send(runtime, asked, actor)
 
     after = partial(kick, runtime) if sent.waiting is None else None
     return Answer(sent.body(), 202, after=after)

@@ -66,16 +66,6 @@ class Person(TypedDict):
     contact_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """Exactly one of phone (with its match key), bsuid and contact_id."""
-
-    phone: str | None = None
-    match_key: str | None = None
-    bsuid: str | None = None
-    contact_id: str | None = None
-
-
 def match_key(digits: str) -> str:
     """The digits under which all spellings of one phone number meet. Total, idempotent; non-digits drop out.
 
@@ -108,11 +98,11 @@ def parse_phone(text: str, region: str) -> Phone:
     Old spellings which Meta still reports as `wa_id` (Mexico, Brazil) are read as the number they are today.
     Raises InvalidPhone.
     """
-    import phonenumbers  # 20 ms to import: the webhook needs match keys, never this
-
     text = text.strip()
     if is_e164_as_it_stands(text):
         return Phone(text, match_key(text[1:]))
+    import phonenumbers  # 20 ms to import: the webhook needs match keys, never this
+
     if len(text) > 40 or not _PHONE_TEXT.fullmatch(text):
         raise InvalidPhone("only digits, spaces, brackets, dots and hyphens after an optional + make a phone number")
     try:
@@ -199,7 +189,7 @@ def _as_dialled_today(e164: str) -> str:
     return e164
 
 
-def parse_recipient(value: object, region: str) -> Recipient:
+def parse_recipient(value: object, region: str) -> Person:
     """Read the `to` of a request: "+52…", {"bsuid": "MX.…"} or {"contact_id": "<uuid>"}.
 
     Raises InvalidRecipient.
@@ -209,7 +199,7 @@ def parse_recipient(value: object, region: str) -> Recipient:
             phone = parse_phone(value, region)
         except InvalidPhone as error:
             raise InvalidRecipient("invalid_phone", "to", error.reason) from None
-        return Recipient(phone=phone.e164, match_key=phone.match_key)
+        return {"phone": phone.e164, "match_key": phone.match_key, "bsuid": None, "contact_id": None}
     if not isinstance(value, dict) or len(value) != 1 or not value.keys() <= {"bsuid", "contact_id"}:
         raise InvalidRecipient(
             "invalid_recipient",
@@ -217,8 +207,9 @@ def parse_recipient(value: object, region: str) -> Recipient:
             'expected a phone number as text, {"bsuid": …} or {"contact_id": …}, and only one',
         )
     if "bsuid" in value:
-        return Recipient(bsuid=_parse_bsuid(value["bsuid"]))
-    return Recipient(contact_id=_parse_contact_id(value["contact_id"]))
+        return {"phone": None, "match_key": None, "bsuid": _parse_bsuid(value["bsuid"]), "contact_id": None}
+    contact_id = _parse_contact_id(value["contact_id"])
+    return {"phone": None, "match_key": None, "bsuid": None, "contact_id": contact_id}
 
 
 def _parse_bsuid(value: object) -> str:

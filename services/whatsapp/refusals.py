@@ -69,10 +69,10 @@ def refuse(code: str, *, field: str | None = None, reason: str | None = None, **
     if refusal.is_notice:
         raise ValueError(f"{code} is a notice: nothing is refused")
     values = {"field": field or "the request body", **names}
-    missing = [name for name in _PLACEHOLDER.findall(refusal.message) if name not in values]
-    if missing:
-        raise TypeError(f"refuse({code!r}) needs {', '.join(missing)}")
-    message = _PLACEHOLDER.sub(lambda match: str(values[match[1]]), refusal.message)
+    try:
+        message = _PLACEHOLDER.sub(lambda match: str(values[match[1]]), refusal.message)
+    except KeyError as missing:
+        raise TypeError(f"refuse({code!r}) needs {missing.args[0]}") from None
     return RefusalError(refusal, message, field, reason)
 
 

@@ -2,26 +2,16 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypedDict, TypeVar
 
 from services.whatsapp.refusals import RefusalError, describe, refuse
 
-Row = dict[str, Any]
+Good = TypeVar("Good")
 
 _LONGEST_ROW = 256 * 1024
 """Characters of a row of CSV: the parser holds everybody up until it has read one."""
 _MOST_COLUMNS = 500
-
-
-def listed(request: Mapping[str, Any], name: str, most: int) -> list[Any]:
-    """The list `name` of a request. Refuses `invalid_field` and `too_many_recipients`."""
-    given = request.get(name)
-    if not isinstance(given, list) or not given:
-        raise refuse("invalid_field", field=name, reason="it is a list of at least one row")
-    if len(given) > most:
-        raise refuse("too_many_recipients", field=name, limit=most)
-    return given
 
 
 def read_csv(raw: bytes, most: int) -> list[dict[str, str]]:
@@ -76,37 +66,74 @@ class _Lines:
         return line
 
 
-def judge(given: Sequence[Any], start: int, read: Callable[[Any], Row]) -> tuple[list[Row], list[Row]]:
-    """The rows that `read` took, each with its number, and the refusals of the others; `start` rows came before."""
-    good: list[Row] = []
-    refused: list[Row] = []
+class Numbered(TypedDict):
+    """A row of a call, counted from 1."""
+
+    row: int
+
+
+class Refused(Numbered):
+    """Why a row was not taken, as the database says it."""
+
+    code: str
+    field: str | None
+
+
+class Told(Refused):
+    """The same, as the caller is told."""
+
+    message: str
+    reason: str | None
+
+
+def judge(given: Sequence[object], start: int, read: Callable[[int, object], Good]) -> tuple[list[Good], list[Told]]:
+    """What `read` took, by number and row, and the refusals of the others; `start` rows came before."""
+    good: list[Good] = []
+    refused: list[Told] = []
     for number, each in enumerate(given, start + 1):
         try:
-            good.append({"row": number, **read(each)})
+            good.append(read(number, each))
         except RefusalError as error:
-            told = {"code": error.code, "field": error.field, "message": error.message, "reason": error.reason}
-            refused.append({"row": number} | told)
+            refused.append(
+                {
+                    "row": number,
+                    "code": error.code,
+                    "field": error.field,
+                    "message": error.message,
+                    "reason": error.reason,
+                }
+            )
     return good, refused
 
 
-def worded(each: Mapping[str, Any]) -> Row:
-    """A row's refusal by the database, in the words of its code."""
+def worded(refused: Iterable[Refused]) -> list[Told]:
+    """Refusals of the database, in the words of their codes."""
+    return [_worded(each) for each in refused]
+
+
+def _worded(each: Refused) -> Told:
     known = describe(each["code"])
-    return {**each, "message": known.message if known else each["code"], "reason": known.remedy if known else None}
+    return {
+        "row": each["row"],
+        "code": each["code"],
+        "field": each["field"],
+        "message": known.message if known else each["code"],
+        "reason": known.remedy if known else None,
+    }
 
 
-def unstorable(row: Mapping[str, Any]) -> Row:
+def unstorable(row: Numbered) -> Refused:
     """The refusal of a row that the database would not take, for a reason it did not foresee."""
     return {"row": row["row"], "code": "invalid_item", "field": None}
 
 
-def part_of(key: str, whole: int, part: Sequence[Mapping[str, Any]]) -> str:
+def part_of(key: str, whole: int, part: Sequence[Numbered]) -> str:
     """The key of a chunk of `whole` rows that are good, or of a part of it: a repeated call makes the same ones."""
     return key if len(part) == whole else f"{key}.{part[0]['row']}-{part[-1]['row']}"
 
 
-def in_order(refused: Sequence[Row]) -> list[Row]:
-    return sorted(refused, key=lambda each: int(each["row"]))
+def in_order(refused: Iterable[Told]) -> list[Told]:
+    return sorted(refused, key=lambda each: each["row"])
 
 
 def _whole(row: Mapping[str | None, Any], number: int) -> dict[str, str]:

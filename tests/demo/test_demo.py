@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from services.whatsapp.flows.campaigns import read_csv
+from services.whatsapp.requests.bulk_enqueue import read_csv
 from tests.demo.audience import Line, gather
 from tests.demo.checks import EXACT, REACHED, Checks
 from tests.demo.figures import Figures, Reach, reach
@@ -18,6 +18,7 @@ from tests.demo.screen import Screen
 from tests.graph.client import Arrival
 from tests.local.stack import ROOT
 
+QUERY = {"country_id": "MX", "name": "offer", "template": "offer", "language": "es_MX"}
 RIGHT = Figures(logged=4, accepted=4, twice=0, lost=0, strays=0, read=4, status_events=12)
 REACH = Reach(once=4, twice=0, never=0, uninvited=0, mixed_up=0, elsewhere=0)
 ANA, EVA = Line("+525512345678", "https://shop.example/1.jpg", "Ana"), Line("+525587654321", "", "Eva")
@@ -102,7 +103,7 @@ def test_every_row_of_a_list_is_either_invited_or_wrong() -> None:
     assert {code for part in parts for _, code, _ in part.wrong} == {
         "invalid_phone", "duplicate_recipient", "template_parameters", "opted_out"
     }  # fmt: skip
-    assert read_csv(audience.more.csv().encode(), {})["recipients"] == audience.more.recipients()
+    assert read_csv("k", audience.more.csv().encode(), QUERY).recipients == audience.more.recipients()
 
 
 def arrival(to: str, line: Line, *, number_id: str = "ours", wamid: str | None = "wamid.1") -> Arrival:

@@ -72,24 +72,24 @@ class Postgrest(Verbs):
         self._contracts = Contracts()
 
     async def account_states(self) -> list[AccountRow]:
-        query = self._api.tables().from_("accounts").select(ACCOUNT_COLUMNS)
-        rows: list[AccountRow] = await self._api.read(query, "accounts")
+        query = self._api.tables(_SERVER).from_("accounts").select(ACCOUNT_COLUMNS)
+        rows: list[AccountRow] = await self._api.read(query, "accounts", _SERVER)
         return rows
 
     async def has_key(self, country_id: str, key: str) -> bool:
-        query = self._api.tables().from_("idempotency_keys").select("key").eq("country_id", country_id)
-        return bool(await self._api.read(query.eq("scope", "send").eq("key", key), "idempotency_keys"))
+        query = self._api.tables(_SERVER).from_("idempotency_keys").select("key").eq("country_id", country_id)
+        return bool(await self._api.read(query.eq("scope", "send").eq("key", key), "idempotency_keys", _SERVER))
 
     async def roles_of(self, user_id: str) -> dict[str, str]:
-        query = self._api.tables().from_("members").select("country_id,role").eq("user_id", user_id)
-        return {row["country_id"]: row["role"] for row in await self._api.read(query, "members")}
+        query = self._api.tables(_SERVER).from_("members").select("country_id,role").eq("user_id", user_id)
+        return {row["country_id"]: row["role"] for row in await self._api.read(query, "members", _SERVER)}
 
     async def close(self) -> None:
         await self._contracts.close()
         await self._api.close()
 
     async def _call(self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS) -> Any:
-        return await self._api.call(verb, arguments, attempts=attempts)
+        return await self._api.call(verb, arguments, _SERVER, attempts=attempts)
 
 
 class Reads:
@@ -127,7 +127,7 @@ class Reads:
 
     async def now(self) -> datetime:
         """The time by the database's clock, by which message ids are made."""
-        return datetime.fromisoformat((await self._api.call("clock", {}))["now"])
+        return datetime.fromisoformat((await self._api.call("clock", {}, _SERVER))["now"])
 
     async def close(self) -> None:
         await self._api.close()
@@ -144,9 +144,7 @@ class _Api:
             http2=False, timeout=_TIMEOUT, limits=limits, trust_env=False, event_hooks={"response": [_raise_failure]}
         )
 
-    async def call(
-        self, function: str, arguments: Arguments, actor: Actor = _SERVER, *, attempts: int = ATTEMPTS
-    ) -> Any:
+    async def call(self, function: str, arguments: Arguments, actor: Actor, *, attempts: int = ATTEMPTS) -> Any:
         """What an SQL function answers."""
         # Not by PostgREST's client, which writes and reads JSON at a third of the speed.
         headers = self._headers(actor) | {"content-type": "application/json", "content-profile": SCHEMA}
@@ -158,7 +156,7 @@ class _Api:
 
         return await self._persist(ask, function, actor, attempts)
 
-    def tables(self, actor: Actor = _SERVER) -> "AsyncPostgrestClient":
+    def tables(self, actor: Actor) -> "AsyncPostgrestClient":
         """Builds queries of tables. Imported here: it doubles the time that the first webhook takes."""
         from postgrest import AsyncPostgrestClient
 
@@ -166,7 +164,7 @@ class _Api:
             self._url, schema=SCHEMA, headers=self._headers(actor), http_client=self._http, retry_enabled=False
         )
 
-    async def read(self, query: Any, table: str, actor: Actor = _SERVER) -> Any:
+    async def read(self, query: Any, table: str, actor: Actor) -> Any:
         """The rows of a query."""
 
         async def ask() -> Any:

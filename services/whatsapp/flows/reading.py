@@ -7,17 +7,20 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 from uuid import UUID
 
 from services.whatsapp.actors import Actor
-from services.whatsapp.clients.postgrest import MessageRow
-from services.whatsapp.flows.accounts import waiting_for
+from services.whatsapp.flows.accounts import Notice, waiting_for
 from services.whatsapp.flows.watching import Watch
 from services.whatsapp.meta.errors import lookup
 from services.whatsapp.refusals import describe
 from services.whatsapp.requests.status_poll import ById, OfCountry
 from services.whatsapp.runtime import Runtime
+
+if TYPE_CHECKING:
+    from services.whatsapp.clients.postgrest import MessageRow
+    from services.whatsapp.clients.verbs import JsonObject
 
 _FINAL = frozenset({"read", "played", "failed", "refused", "cancelled", "expired", "received"})
 _TIMES = (
@@ -34,7 +37,34 @@ _TIMES = (
 _SETTLING = timedelta(seconds=10)
 
 
-async def by_ids(runtime: Runtime, asked: ById, actor: Actor) -> list[dict[str, Any]]:
+class Error(TypedDict):
+    """What went wrong: by a refusal code of ours, or by Meta's, as `meta_131047`, with Meta's details."""
+
+    code: str
+    message: str
+    hint: str | None
+    details: NotRequired[str | None]
+
+
+class Seen(TypedDict):
+    """A message as a caller sees it: state, times, what went wrong and what can be done, and why it waits."""
+
+    message_id: str
+    country_id: str
+    account: str
+    contact_id: str
+    direction: str
+    type: str
+    status: str
+    ref: str | None
+    attempts: int
+    times: dict[str, str]
+    price: "JsonObject | None"
+    error: Error | None
+    waiting: NotRequired[Notice | None]
+
+
+async def by_ids(runtime: Runtime, asked: ById, actor: Actor) -> list[Seen]:
     """The messages with these ids, in their order; ids the caller may not see are left out.
 
     With `wait` (seconds), answers when a message's state is no longer the one told, or where none was when one
@@ -50,19 +80,19 @@ async def by_ids(runtime: Runtime, asked: ById, actor: Actor) -> list[dict[str, 
     return [view(runtime, row) for row in rows]
 
 
-def _watch(runtime: Runtime) -> Watch[str, MessageRow]:
+def _watch(runtime: Runtime) -> "Watch[str, MessageRow]":
     return Watch(partial(_read, runtime))
 
 
-async def _read(runtime: Runtime, actor: Actor, ids: Sequence[str]) -> dict[str, MessageRow]:
+async def _read(runtime: Runtime, actor: Actor, ids: Sequence[str]) -> "dict[str, MessageRow]":
     return {row["message_id"]: row for row in await runtime.reads.messages(ids, actor)}
 
 
-def _in_order(ids: Sequence[str], found: Mapping[str, MessageRow]) -> list[MessageRow]:
+def _in_order(ids: Sequence[str], found: "Mapping[str, MessageRow]") -> "list[MessageRow]":
     return [found[each] for each in ids if each in found]
 
 
-async def of_country(runtime: Runtime, asked: OfCountry, actor: Actor) -> tuple[list[dict[str, Any]], str | None]:
+async def of_country(runtime: Runtime, asked: OfCountry, actor: Actor) -> tuple[list[Seen], str | None]:
     """A page of the country's messages after the cursor, oldest first, and the cursor of the next page.
 
     A message younger than ten seconds may appear again on the next page: one that was written by a slower
@@ -77,9 +107,8 @@ async def of_country(runtime: Runtime, asked: OfCountry, actor: Actor) -> tuple[
     return [view(runtime, row) for row in rows], max(min(rows[-1]["message_id"], horizon), after or "")
 
 
-def view(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as a caller sees it: state, times, what went wrong and what can be done, and why it waits."""
-    seen = {
+def view(runtime: Runtime, row: "MessageRow") -> Seen:
+    seen: Seen = {
         "message_id": row["message_id"],
         "country_id": row["country_id"],
         "account": row["account_id"],
@@ -89,7 +118,7 @@ def view(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
         "status": row["state"],
         "ref": row["ref"],
         "attempts": row["attempts"],
-        "times": {name.removesuffix("_at"): _iso(row[name]) for name in _TIMES if row[name] is not None},
+        "times": _times(row),
         "price": row["price"],
         "error": _error(row),
     }
@@ -98,7 +127,13 @@ def view(runtime: Runtime, row: Mapping[str, Any]) -> dict[str, Any]:
     return seen
 
 
-def _error(row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _times(row: "MessageRow") -> dict[str, str]:
+    """When each thing happened that did: `accepted_at` is `accepted`."""
+    times = ((name, cast("str | None", row.get(name))) for name in _TIMES)
+    return {name.removesuffix("_at"): _iso(time) for name, time in times if time is not None}
+
+
+def _error(row: "MessageRow") -> Error | None:
     ours = row["refusal"] or ("outcome_unknown" if row["error_title"] == "outcome_unknown" else None)
     if ours is not None:
         known = describe(ours)
@@ -123,7 +158,7 @@ def _iso(time: str) -> str:
     return datetime.fromisoformat(time).astimezone(UTC).isoformat()
 
 
-def _news(rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]) -> bool:
+def _news(rows: "Sequence[MessageRow]", known: Mapping[str, str]) -> bool:
     return any(known.get(row["message_id"]) != row["state"] for row in rows)
 
 

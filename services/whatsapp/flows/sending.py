@@ -1,28 +1,26 @@
-"""The flow of sending one message: read the request, check its shape, and let the database judge and write it.
+"""The flow of sending one message: let the database judge it and write it.
 
 The answer is given once the message is durable in the queue; it leaves by the drainer. Concurrent requests of one
 process share one call of `enqueue`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from services.whatsapp import requests
 from services.whatsapp.actors import Actor
 from services.whatsapp.batching import GroupCommit, Overloaded
-from services.whatsapp.flows.accounts import waiting_for
+from services.whatsapp.flows import members
+from services.whatsapp.flows.accounts import Notice, waiting_for
 from services.whatsapp.meta import templates
-from services.whatsapp.meta.messages import InvalidMessage, parse_message
+from services.whatsapp.meta.messages import Message
 from services.whatsapp.refusals import RefusalError, refuse
+from services.whatsapp.requests.send import Send
 from services.whatsapp.runtime import Runtime
 
 if TYPE_CHECKING:
     from services.whatsapp.clients.verbs import Content, Item, Refused, Verdict
 
-_FIELDS = frozenset({"country_id", "account", "to", "message", "send_at", "expires_at", "ref"})
-_REQUIRED = ("country_id", "to", "message")
-_LONGEST_TYPE = 50
 _MOST = 200
 
 
@@ -33,7 +31,7 @@ class Sent:
     message_id: str
     status: str
     account: str
-    waiting: dict[str, str] | None = None
+    waiting: Notice | None = None
 
     def body(self) -> dict[str, object]:
         body: dict[str, object] = {
@@ -44,18 +42,11 @@ class Sent:
         return body | {"waiting": self.waiting} if self.waiting else body
 
 
-async def send(runtime: Runtime, request: Mapping[str, Any], key: str | None, actor: Actor) -> Sent:
-    """Put one message into the queue.
-
-    `request` is the body of the send function, `key` its Idempotency-Key. Raises RefusalError with the
-    field, the reason and the remedy.
-    """
-    item = read_request(request, key, actor.member_id)
-    # Imported here: a request that is refused for its shape needs no client of Supabase.
-    from services.whatsapp.flows import members
-
+async def send(runtime: Runtime, asked: Send, actor: Actor) -> Sent:
+    """Put one message into the queue. Raises RefusalError with the field, the reason and the remedy."""
     # Before anything of the country is looked at: an outsider learns neither its templates nor its keys.
-    await members.check(runtime, actor, item["country_id"])
+    await members.check(runtime, actor, asked.country_id)
+    item = item_of(asked, actor)
     await _check_contract(runtime, item)
     try:
         verdict = await runtime.part(_commits).add(item)
@@ -65,32 +56,24 @@ async def send(runtime: Runtime, request: Mapping[str, Any], key: str | None, ac
         raise verdict
     if verdict["status"] == "refused":
         raise refused(verdict, item)
-    return Sent(
-        verdict["message_id"],
-        verdict["state"],
-        verdict["account_id"],
-        waiting_for(runtime, item["country_id"], verdict["account_id"]),
-    )
+    account_id = verdict["account_id"]
+    waiting = waiting_for(runtime, asked.country_id, account_id)
+    return Sent(verdict["message_id"], verdict["state"], account_id, waiting)
 
 
-def read_request(request: Mapping[str, Any], key: str | None, actor: str | None = None) -> "Item":
-    """The item for `enqueue` that the request describes. Raises RefusalError."""
-    requests.only(request, _FIELDS)
-    for name in _REQUIRED:
-        if name not in request:
-            raise refuse("missing_field", field=name)
-    country_id = requests.country(request)
+def item_of(asked: Send, actor: Actor) -> "Item":
+    """As the verb takes it."""
     return {
-        "country_id": country_id,
-        "account_id": requests.account(request),
-        "actor": actor,
-        **requests.recipient(request["to"], country_id),
-        **_content(request["message"]),
-        "key": requests.key(key),
-        "fingerprint": requests.fingerprint(request),
-        "send_at": requests.time(request, "send_at"),
-        "expires_at": requests.time(request, "expires_at"),
-        "ref": requests.ref(request),
+        "country_id": asked.country_id,
+        "account_id": asked.account,
+        "actor": actor.member_id,
+        **asked.to,
+        **_content(asked.message),
+        "key": asked.key,
+        "fingerprint": asked.fingerprint,
+        "send_at": asked.send_at,
+        "expires_at": asked.expires_at,
+        "ref": asked.ref,
     }
 
 
@@ -128,12 +111,7 @@ def _cannot_be_stored(item: "Item") -> "Verdict":
     return {"status": "refused", "code": "invalid_item"}
 
 
-def _content(value: object) -> "Content":
-    try:
-        message = parse_message(value)
-    except InvalidMessage as error:
-        kind = str(value.get("type"))[:_LONGEST_TYPE] if isinstance(value, dict) else None
-        raise refuse(error.code, field=error.field, reason=error.reason, type=kind) from None
+def _content(message: Message) -> "Content":
     content = message.content()
     if message.template_key is None:
         return {"kind": content["type"], "content": content}

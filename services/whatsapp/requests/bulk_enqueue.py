@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 
+from services.whatsapp import rows
 from services.whatsapp.meta.messages import InvalidMessage, parse_message
 from services.whatsapp.requests.fields import Account, Country, Ref, SendAt, Time, To, Uuid, listed
 from services.whatsapp.requests.repeatable import Repeatable
@@ -88,11 +89,13 @@ def _draft(value: object) -> bool:
     return value is True or value == "true"
 
 
-_Name: Any = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_NAME)]
+_ShortText: Any = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_NAME)]
+Name = Annotated[str, PlainValidator(_name, json_schema_input_type=_ShortText)]
 
 
 class _Call(Repeatable):
     elsewhere: ClassVar[Mapping[str, tuple[str, str | None]]] = {"message": ("bulk_needs_template", None)}
+    as_null = frozenset({"template", "name", "campaign_id", "recipients"})
     apart = frozenset({"recipients"})
 
     country_id: Country
@@ -102,7 +105,6 @@ class _Terms(_Call):
     """What is fixed when a campaign is opened."""
 
     account: Account | None = Field(None, description="Default: the country's default account.")
-    name: Annotated[str, PlainValidator(_name, json_schema_input_type=_Name)]
     send_at: SendAt | None = Field(None, description="Nothing leaves before it.")
     valid_until: Time | None = Field(None, description="What has not left by then ends as `expired`.")
     draft: Annotated[bool, PlainValidator(_draft, json_schema_input_type=bool | Literal["true", "false"])] = Field(
@@ -113,9 +115,8 @@ class _Terms(_Call):
 class Opening(_Terms):
     """A new campaign, and its first recipients."""
 
-    left_out: ClassVar[Mapping[str, str]] = {"template": "bulk_needs_template"}
-
     template: Annotated[tuple[str, str], PlainValidator(_template, json_schema_input_type=TemplateName)]
+    name: Name
     recipients: Recipients
 
 
@@ -140,6 +141,7 @@ class OpeningByCsv(_Terms):
 
     template: str
     language: str
+    name: Name
 
 
 class AppendingByCsv(_Call):
@@ -153,11 +155,37 @@ def read(key: str | None, given: Mapping[str, Any]) -> Opening | Appending:
     return (Appending if "campaign_id" in given else Opening).read_with(key, given)
 
 
+def read_csv(key: str | None, raw: bytes, query: Mapping[str, str]) -> Opening | Appending:
+    """The call whose body is CSV: the query says what else there is, the header row maps columns to parameters.
+
+    Columns: `to`, optionally `ref`, and the keys of the template's contract (body.1, header.image, …). An empty cell
+    is not given. Raises RefusalError.
+    """
+    given: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
+    if "template" in query or "language" in query:
+        given["template"] = {"name": query.get("template"), "language": query.get("language")}
+    given["recipients"] = [_csv_row(row) for row in rows.read_csv(raw, MOST)]
+    return read(key, given)
+
+
+# Supabase's own clients may name a region.
+_QUERY_ONLY = frozenset({"template", "language", "forceFunctionRegion"})
+_COLUMNS = frozenset({"to", "ref"})
+
+
+def _csv_row(row: Mapping[str, str]) -> dict[str, Any]:
+    parameters = {name: value for name, value in row.items() if name not in _COLUMNS and value != ""}
+    recipient: dict[str, Any] = {"to": row["to"], "parameters": parameters}
+    return recipient | ({"ref": row["ref"]} if row.get("ref") else {})
+
+
 # ── Control ───────────────────────────────────────────────────────────────────────────────────────
 
 
 class Control(Request):
     """From the next claim on."""
+
+    as_null = frozenset({"campaign_id", "action"})
 
     country_id: Country
     campaign_id: Uuid

@@ -1,9 +1,11 @@
 """What `consents` is asked: to record what many people said."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from services.whatsapp import rows
 from services.whatsapp.requests.fields import Country, Time, To, listed, text
 from services.whatsapp.requests.repeatable import Repeatable
 from services.whatsapp.requests.request import Else, Request, fault
@@ -44,6 +46,8 @@ class Consent(Request):
 class Consents(Repeatable):
     """Facts, recorded one by one."""
 
+    as_null = frozenset({"consents"})
+
     country_id: Country
     consents: Annotated[
         list[Any],
@@ -57,3 +61,18 @@ class ConsentsByCsv(Repeatable):
     """The query of a call whose body is CSV."""
 
     country_id: Country
+
+
+def read_csv(key: str | None, raw: bytes, query: Mapping[str, str]) -> Consents:
+    """The call whose body is CSV: the query gives the country, the columns are the fields of a row.
+
+    An empty cell is not given. Raises RefusalError.
+    """
+    given: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
+    read = rows.read_csv(raw, MOST)
+    given["consents"] = [{name: value for name, value in row.items() if value != ""} for row in read]
+    return Consents.read_with(key, given)
+
+
+# Supabase's own clients may name a region.
+_QUERY_ONLY = frozenset({"forceFunctionRegion"})

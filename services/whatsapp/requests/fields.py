@@ -5,9 +5,18 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, ValidationInfo
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+)
+from pydantic_core import CoreSchema, core_schema
 
-from services.whatsapp.identity import InvalidRecipient, Recipient, parse_recipient
+from services.whatsapp.identity import InvalidRecipient, Person, parse_recipient
 from services.whatsapp.requests.request import Else, fault
 
 # ── Texts ─────────────────────────────────────────────────────────────────────────────────────────
@@ -98,7 +107,7 @@ class ByContact(BaseModel):
 _Phone = Annotated[str, Field(description="In E.164, or as a person of the country writes it.")]
 
 
-def _recipient(value: object, info: ValidationInfo) -> Recipient:
+def _recipient(value: object, info: ValidationInfo) -> Person:
     """Phone numbers are read as a person of the country writes them, which the request names before, or the call."""
     country_id = info.context["country_id"] if info.context else info.data.get("country_id", "")
     try:
@@ -107,7 +116,15 @@ def _recipient(value: object, info: ValidationInfo) -> Recipient:
         raise fault(error.code, error.reason, field=error.field) from None
 
 
-To = Annotated[Recipient, PlainValidator(_recipient, json_schema_input_type=_Phone | ByBsuid | ByContact)]
+class _Read:
+    """As a PlainValidator, but that pydantic needs not look into what comes out, which it would on Python 3.11."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        given = handler.generate_schema(_Phone | ByBsuid | ByContact)
+        return core_schema.with_info_plain_validator_function(_recipient, json_schema_input_schema=given)
+
+
+To = Annotated[Person, _Read()]
 """Whom a message goes to."""
 
 

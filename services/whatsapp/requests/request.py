@@ -38,8 +38,8 @@ class Request(BaseModel):
 
     null_is_missing: ClassVar[frozenset[str]] = frozenset({"country_id"})
     """Required fields of which null says that they were left out."""
-    left_out: ClassVar[Mapping[str, str]] = {}
-    """The code of a required field that is not there, where it is not `missing_field`."""
+    as_null: ClassVar[frozenset[str]] = frozenset()
+    """Required fields that are refused, where they are left out, with the words in which null is."""
     elsewhere: ClassVar[Mapping[str, tuple[str, str | None]]] = {}
     """Fields of another request that people put into this one: the code and the reason they are refused with."""
     not_an_object: ClassVar[tuple[str, str, str] | None] = None
@@ -53,14 +53,14 @@ class Request(BaseModel):
             return request
         except ValidationError as error:
             faults = error.errors(include_url=False)
-        raise cls._refusal(min(faults, key=cls._rank))
+        fault = faults[0] if len(faults) == 1 else min(faults, key=cls._rank)
+        if fault["type"] == "missing" and fault["loc"][0] in cls.as_null and isinstance(given, dict):
+            return cls.read({**given, fault["loc"][0]: None}, context)
+        raise cls._refusal(fault)
 
     @classmethod
     def _rank(cls, fault: ErrorDetails) -> int:
-        kind = cls._kind(fault)
-        if kind == "missing":
-            return 1 if fault["loc"][0] in cls.left_out else 2
-        return 0 if kind == "extra_forbidden" else 3
+        return {"extra_forbidden": 0, "missing": 1}.get(cls._kind(fault), 2)
 
     @classmethod
     def _kind(cls, fault: ErrorDetails) -> str:
@@ -72,7 +72,7 @@ class Request(BaseModel):
         kind, names = cls._kind(fault), dict(fault.get("ctx", {}))
         field = names.pop("field", None) or _path(fault["loc"])
         if kind == "missing":
-            return refuse(cls.left_out.get(field, "missing_field"), field=field)
+            return refuse("missing_field", field=field)
         if kind == "extra_forbidden":
             code, reason = cls.elsewhere.get(field, ("unknown_field", None))
             return refuse(code, field=field, reason=reason)

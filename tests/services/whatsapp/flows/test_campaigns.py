@@ -1,4 +1,4 @@
-"""The pure parts of the flow of campaigns: reading a CSV, judging rows, the opening."""
+"""The pure part of the flow of campaigns: judging rows by the template's contract."""
 
 from typing import Any
 
@@ -6,13 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.whatsapp.actors import Member, Server
-from services.whatsapp.flows import campaigns
+from services.whatsapp.flows.campaigns import _Judge
 from services.whatsapp.meta.templates import contract_of
-from services.whatsapp.refusals import RefusalError
 from services.whatsapp.rows import judge as judge_rows
 
-QUERY = {"country_id": "MX", "name": "spring", "template": "order_update", "language": "es_MX"}
 BODY = contract_of([{"type": "BODY", "text": "Hola {{1}}, su pedido {{2}} va en camino."}], "UTILITY")
 PLACE = contract_of([{"type": "HEADER", "format": "LOCATION"}, {"type": "BODY", "text": "Aquí."}], "UTILITY")
 PICTURE = contract_of(
@@ -22,61 +19,8 @@ PHONE = "+525512345678"
 ROW: dict[str, Any] = {"to": PHONE, "parameters": ["Ana", "A1"]}
 
 
-# ── CSV ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_csv_becomes_the_call_that_json_would_be() -> None:
-    text = 'to,body.1,body.2,ref\n+525512345678,Ana,"A,1",r1\n+525512345679,"José ""Pepe""",A2,\n'
-    assert campaigns.read_csv(text.encode(), QUERY | {"valid_until": "2026-12-24T09:00:00Z"}) == {
-        "country_id": "MX",
-        "name": "spring",
-        "valid_until": "2026-12-24T09:00:00Z",
-        "template": {"name": "order_update", "language": "es_MX"},
-        "recipients": [
-            {"to": "+525512345678", "parameters": {"body.1": "Ana", "body.2": "A,1"}, "ref": "r1"},
-            {"to": "+525512345679", "parameters": {"body.1": 'José "Pepe"', "body.2": "A2"}},
-        ],
-    }
-
-
-@pytest.mark.parametrize("text", ["\ufeffto\r\n+525512345678\r\n", "to\n\n+525512345678\n\n", "to\n+525512345678"])
-def test_a_csv_may_come_from_a_spreadsheet(text: str) -> None:
-    assert campaigns.read_csv(text.encode(), QUERY)["recipients"] == [{"to": PHONE, "parameters": {}}]
-
-
-def test_a_csv_that_appends_names_the_campaign_only() -> None:
-    query = {"country_id": "MX", "campaign_id": "01a2", "forceFunctionRegion": "any"}
-    call = campaigns.read_csv(b"to\n+525512345678\n", query)
-    assert call == {"country_id": "MX", "campaign_id": "01a2", "recipients": [{"to": PHONE, "parameters": {}}]}
-
-
-def test_a_misspelt_query_is_kept_to_be_refused() -> None:
-    assert "valid_til" in campaigns.read_csv(b"to\n1\n", QUERY | {"valid_til": "2026-12-24T09:00:00Z"})
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "the first row must name the columns"),
-        ("phone,body.1\n1,a\n", "one of them must be `to`"),
-        ("to,body.1,body.1\n1,a,b\n", "a column is named twice"),
-        ("to,body.1\n1,a\n2\n", "row 2 has more or fewer fields"),
-        ("to,body.1\n1,a,b\n", "row 1 has more or fewer fields"),
-        ('to,body.1\n1,"a\n', "unexpected end"),
-    ],
-)
-def test_a_broken_csv_is_refused_with_its_place(text: str, words: str) -> None:
-    with pytest.raises(RefusalError) as refused:
-        campaigns.read_csv(text.encode(), QUERY)
-    assert refused.value.code == "invalid_csv"
-    assert words in str(refused.value.reason)
-
-
-# ── Rows ──────────────────────────────────────────────────────────────────────────────────────────
-
-
 def judge(*recipients: Any, contract: Any = BODY, start: int = 0) -> tuple[list[Any], list[Any]]:
-    return judge_rows(recipients, start, campaigns._Judge(contract, "MX").row)
+    return judge_rows(recipients, start, _Judge(contract, "MX").row)
 
 
 def test_a_good_row_is_ready_for_the_database() -> None:
@@ -153,45 +97,3 @@ def test_nobody_is_sent_a_template_whose_needs_are_unknown() -> None:
     rows, [bad] = judge(ROW, contract={"unsupported": "component HOLOGRAM is not known"})
     assert rows == []
     assert (bad["code"], bad["reason"]) == ("template_parameters", "component HOLOGRAM is not known")
-
-
-# ── The opening ───────────────────────────────────────────────────────────────────────────────────
-
-ANA = Member("01a20c70-3896-7e4d-8844-cea70f3dc7be", "a token")
-OPENING: dict[str, Any] = {
-    "country_id": "MX",
-    "name": "spring",
-    "template": {"name": "plain", "language": "es-MX"},
-    "recipients": [ROW],
-}
-
-
-def test_recipients_are_no_part_of_what_opens_a_campaign() -> None:
-    opening = campaigns._opening(OPENING, "k", ANA)
-    assert opening == campaigns._opening(OPENING | {"recipients": [ROW, ROW]}, "k", ANA)
-    assert opening["fingerprint"] != campaigns._opening(OPENING | {"name": "summer"}, "k", ANA)["fingerprint"]
-    assert (opening["template_name"], opening["template_language"]) == ("plain", "es_MX")
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "field"),
-    [
-        ({"name": None}, "invalid_field", "name"),
-        ({"name": " "}, "invalid_field", "name"),
-        ({"name": "a" * 201}, "invalid_field", "name"),
-        ({"name": "a\0"}, "invalid_field", "name"),
-        ({"template": None}, "bulk_needs_template", "template"),
-        ({"template": "plain"}, "invalid_field", "template"),
-        ({"template": {"name": "plain"}}, "invalid_field", "template"),
-        ({"template": {"name": "", "language": "es"}}, "invalid_field", "template"),
-        ({"template": {"name": "pl\0", "language": "es"}}, "invalid_field", "template"),
-        ({"template": {"name": "plain", "language": 5}}, "invalid_field", "template"),
-        ({"send_at": "2026-12-24"}, "invalid_send_at", "send_at"),
-        ({"valid_until": "soon"}, "invalid_field", "valid_until"),
-        ({"campaign_id": "01a20c70-3896-7e4d-8844-cea70f3dc7be"}, "invalid_field", "name"),
-    ],
-)
-def test_a_wrong_opening_is_refused(change: dict[str, Any], code: str, field: str) -> None:
-    with pytest.raises(RefusalError) as refused:
-        campaigns._opening(OPENING | change, "k", Server())
-    assert (refused.value.code, refused.value.field) == (code, field)

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.whatsapp.identity import Recipient as Person
 from services.whatsapp.refusals import RefusalError
-from services.whatsapp.requests.bulk_enqueue import Appending, Control, Opening, Recipient, read
+from services.whatsapp.requests.bulk_enqueue import Appending, Control, Opening, Recipient, read, read_csv
 
 CAMPAIGN = "01a20c70-3896-7e4d-8844-cea70f3dc7be"
 PHONE = "+525512345678"
@@ -87,7 +86,7 @@ def test_the_most_recipients_are_taken() -> None:
 
 def test_a_row_is_read_in_its_country() -> None:
     row = Recipient.read({"to": "55 1234 5678", "parameters": ["Ana", {"id": "1"}]}, {"country_id": "MX"})
-    assert row.to == Person(phone=PHONE, match_key="525512345678")
+    assert row.to == {"phone": PHONE, "match_key": "525512345678", "bsuid": None, "contact_id": None}
     assert row.parameters == {"body.1": "Ana", "body.2": {"id": "1"}}
     assert Recipient.read({"to": PHONE}, {"country_id": "MX"}).parameters == {}
 
@@ -125,3 +124,64 @@ def test_a_wrong_control_is_refused(change: dict[str, Any], code: str, field: st
     with pytest.raises(RefusalError) as refused:
         Control.read({"country_id": "MX", "campaign_id": CAMPAIGN, "action": "pause"} | change)
     assert (refused.value.code, refused.value.field) == (code, field)
+
+
+# ── CSV ───────────────────────────────────────────────────────────────────────────────────────────
+
+QUERY = {"country_id": "MX", "name": "spring", "template": "order_update", "language": "es-MX"}
+
+
+def test_a_csv_becomes_the_call_that_json_would_be() -> None:
+    text = 'to,body.1,body.2,ref\n+525512345678,Ana,"A,1",r1\n+525512345679,"José ""Pepe""",A2,\n'
+    call = read_csv("k", text.encode(), QUERY | {"valid_until": "2026-12-24T09:00:00Z", "draft": "true"})
+    assert isinstance(call, Opening)
+    assert (call.key, call.country_id, call.name, call.template) == ("k", "MX", "spring", ("order_update", "es_MX"))
+    assert (call.valid_until, call.draft) == ("2026-12-24T09:00:00+00:00", True)
+    assert call.recipients == [
+        {"to": "+525512345678", "parameters": {"body.1": "Ana", "body.2": "A,1"}, "ref": "r1"},
+        {"to": "+525512345679", "parameters": {"body.1": 'José "Pepe"', "body.2": "A2"}},
+    ]
+
+
+@pytest.mark.parametrize("text", ["\ufeffto\r\n+525512345678\r\n", "to\n\n+525512345678\n\n", "to\n+525512345678"])
+def test_a_csv_may_come_from_a_spreadsheet(text: str) -> None:
+    assert read_csv("k", text.encode(), QUERY).recipients == [{"to": PHONE, "parameters": {}}]
+
+
+def test_a_csv_that_appends_names_the_campaign_only() -> None:
+    query = {"country_id": "MX", "campaign_id": CAMPAIGN, "forceFunctionRegion": "any"}
+    call = read_csv("k", b"to\n+525512345678\n", query)
+    assert isinstance(call, Appending)
+    assert (call.campaign_id, call.recipients) == (CAMPAIGN, [{"to": PHONE, "parameters": {}}])
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "field"),
+    [
+        (QUERY | {"valid_til": "2026-12-24T09:00:00Z"}, "unknown_field", "valid_til"),
+        ({"country_id": "MX", "name": "spring"}, "bulk_needs_template", "template"),
+        ({"country_id": "MX", "name": "spring", "language": "es"}, "invalid_field", "template"),
+    ],
+)
+def test_a_wrong_query_is_refused(query: dict[str, str], code: str, field: str) -> None:
+    with pytest.raises(RefusalError) as refused:
+        read_csv("k", b"to\n1\n", query)
+    assert (refused.value.code, refused.value.field) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the first row must name the columns"),
+        ("phone,body.1\n1,a\n", "one of them must be `to`"),
+        ("to,body.1,body.1\n1,a,b\n", "a column is named twice"),
+        ("to,body.1\n1,a\n2\n", "row 2 has more or fewer fields"),
+        ("to,body.1\n1,a,b\n", "row 1 has more or fewer fields"),
+        ('to,body.1\n1,"a\n', "unexpected end"),
+    ],
+)
+def test_a_broken_csv_is_refused_with_its_place(text: str, words: str) -> None:
+    with pytest.raises(RefusalError) as refused:
+        read_csv("k", text.encode(), QUERY)
+    assert refused.value.code == "invalid_csv"
+    assert words in str(refused.value.reason)

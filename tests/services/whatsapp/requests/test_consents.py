@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.whatsapp.identity import Recipient as Person
 from services.whatsapp.refusals import RefusalError
-from services.whatsapp.requests.consents import Consent, Consents
+from services.whatsapp.requests.consents import Consent, Consents, read_csv
 
 PHONE = "+525512345678"
 ROW: dict[str, Any] = {"to": PHONE, "action": "opt_in", "how": "web form"}
@@ -16,7 +15,7 @@ CONTEXT = {"country_id": "MX"}
 def test_a_row_is_what_somebody_said() -> None:
     given = ROW | {"scope": "marketing", "at": "2026-01-02T03:04:05-06:00", "proof": "Sí, quiero"}
     said = Consent.read(given, CONTEXT)
-    assert said.to == Person(phone=PHONE, match_key="525512345678")
+    assert said.to == {"phone": PHONE, "match_key": "525512345678", "bsuid": None, "contact_id": None}
     assert (said.action, said.scope, said.at) == ("opt_in", "marketing", "2026-01-02T09:04:05+00:00")
     assert (said.how, said.proof) == ("web form", "Sí, quiero")
 
@@ -71,3 +70,21 @@ def test_a_wrong_call_is_refused(change: dict[str, Any], code: str, field: str) 
     with pytest.raises(RefusalError) as refused:
         Consents.read_with("k", {"country_id": "MX", "consents": [ROW]} | change)
     assert (refused.value.code, refused.value.field) == (code, field)
+
+
+def test_a_csv_becomes_the_call_that_json_would_be() -> None:
+    text = (
+        'to,action,scope,how,proof\n+525512345678,opt_in,marketing,web form,"Sí, quiero"\n+525512345679,opt_out,,x,\n'
+    )
+    call = read_csv("k", text.encode(), {"country_id": "MX", "forceFunctionRegion": "any"})
+    assert (call.key, call.country_id) == ("k", "MX")
+    assert call.consents == [
+        {"to": PHONE, "action": "opt_in", "scope": "marketing", "how": "web form", "proof": "Sí, quiero"},
+        {"to": "+525512345679", "action": "opt_out", "how": "x"},
+    ]
+
+
+def test_a_misspelt_query_is_refused() -> None:
+    with pytest.raises(RefusalError) as refused:
+        read_csv("k", b"to\n1\n", {"country": "MX"})
+    assert (refused.value.code, refused.value.field) == ("unknown_field", "country")

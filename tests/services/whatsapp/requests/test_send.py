@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from services.whatsapp.identity import Recipient
 from services.whatsapp.meta.messages import Message
 from services.whatsapp.refusals import RefusalError
 from services.whatsapp.requests.send import Send
@@ -24,7 +23,7 @@ def refused(given: dict[str, Any]) -> RefusalError:
 
 def test_a_request_becomes_what_it_means() -> None:
     asked = Send.read_with("key", REQUEST | {"to": "55 1234 5678", "send_at": "2026-12-24T09:00:00-06:00"})
-    assert asked.to == Recipient(phone="+525512345678", match_key="525512345678")
+    assert asked.to == {"phone": "+525512345678", "match_key": "525512345678", "bsuid": None, "contact_id": None}
     assert isinstance(asked.message, Message)
     assert asked.message.content() == REQUEST["message"]
     assert (asked.send_at, asked.expires_at, asked.account) == ("2026-12-24T15:00:00+00:00", None, None)
