@@ -1,6 +1,8 @@
 """Fixtures every test may use."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import httpx
@@ -10,7 +12,7 @@ import pytest
 from tests.graph import World, graph_process
 from tests.local import processes
 from tests.local.stack import Stack, running_stack
-from tests.proofs.house import PATIENCE, House, until
+from tests.proofs.house import CONNECTION, DATA_API, PATIENCE, House, until
 
 SPARE_ACCOUNTS = [f"own-{number}" for number in range(1, 301)]
 
@@ -30,7 +32,20 @@ def database(stack: Stack) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture(scope="session")
-def whole_house() -> Iterator[House]:
+def houses() -> Iterator[Callable[[str], House]]:
+    """The whole houses by the way their verbs go, each built when it is first asked for."""
+    with ExitStack() as cleanup:
+        yield cache(lambda way: cleanup.enter_context(_whole_house(direct=way == CONNECTION)))
+
+
+@pytest.fixture(scope="session")
+def whole_house(houses: Callable[[str], House]) -> House:
+    """The house that most tests share."""
+    return houses(DATA_API)
+
+
+@contextmanager
+def _whole_house(*, direct: bool) -> Iterator[House]:
     """One house for all proofs and attacks."""
     world = World.random(("MX", "CO"), ("main", *SPARE_ACCOUNTS))
     port = processes.free_port()
@@ -39,7 +54,7 @@ def whole_house() -> Iterator[House]:
     with graph_process(world, callback_url=callback, **quick) as graph:
         environment = {name: value for name, value in graph.env().items() if not ("_OWN_" in name and "_TOKEN" in name)}
         with (
-            running_stack(functions_env=environment, ports={"gateway": port}) as stack,
+            running_stack(functions_env=environment, ports={"gateway": port}, direct=direct) as stack,
             psycopg.connect(stack.database_url, autocommit=True) as database,
         ):
             house = House(stack, graph, database, iter(SPARE_ACCOUNTS))
@@ -58,8 +73,9 @@ def whole_house() -> Iterator[House]:
 
 
 @pytest.fixture
-async def house(whole_house: House) -> House:
-    """The house with Meta at its best behaviour, and nothing of the test before under way."""
+async def house(houses: Callable[[str], House], request: pytest.FixtureRequest) -> House:
+    """The house with Meta at its best behaviour, and nothing of the test before under way. `both_ways` has it twice."""
+    whole_house = houses(getattr(request, "param", DATA_API))
     busy = "select * from whatsapp.queue where account_id = 'main' and (lease_id is not null or run_at <= now())"
     try:
         await until(lambda: not whole_house.all(busy))

@@ -41,10 +41,12 @@ class Stack:
     data_dir: Path
     postgres: postgres.Postgres
     lite: lite.Lite
+    direct: bool = False
 
     def env(self) -> dict[str, str]:
         """The environment the functions need to find this stack."""
-        return {
+        direct = {"SUPABASE_DB_URL": self.database_url} if self.direct else {}
+        return direct | {
             "SUPABASE_URL": self.rest_url,
             "SUPABASE_PUBLISHABLE_KEY": self.publishable_key,
             "SUPABASE_SECRET_KEY": self.secret_key,
@@ -64,6 +66,7 @@ def running_stack(
     ports: Mapping[str, int] | None = None,
     reload: bool = False,
     supabase: Path = migrations.SUPABASE,
+    direct: bool = False,
 ) -> Iterator[Stack]:
     """Start everything, apply the migrations, stop everything at the end, even when this process is killed.
 
@@ -72,7 +75,7 @@ def running_stack(
     and sees no other variable of the product, from the environment or from `.env`.
     `durable` turns fsync on: for measurements, and for any proof about crashes. `connections` is the pool of Lite.
     `ports` may fix "postgres", "lite" and "gateway", else free ones are taken. `reload`: the functions are loaded
-    anew when their code changes.
+    anew when their code changes. `direct`: the verbs go straight to Postgres.
     """
     with ExitStack() as cleanup:
         directory = (data_dir or _temporary_directory(cleanup)).resolve()
@@ -97,6 +100,7 @@ def running_stack(
             data_dir=directory,
             postgres=database,
             lite=api,
+            direct=direct,
         )
         if functions:
             cleanup.callback(_start_functions(stack, functions, port, functions_env or {}, reload=reload).stop)

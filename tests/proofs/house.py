@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -43,6 +44,9 @@ OFFER: Row = {
 }
 PATIENCE = 60.0
 """Seconds a test waits for what must come, on a machine that is busy with other things as well."""
+DATA_API, CONNECTION = "the Data API", "a connection"
+both_ways = pytest.mark.parametrize("house", [DATA_API, CONNECTION], indirect=True)
+"""For what must hold whichever way the verbs go."""
 ERROR_FIELDS = {"code", "message", "details", "hint", "error"}
 
 

@@ -10,24 +10,28 @@ import pytest
 
 from services.whatsapp.clients.failures import ATTEMPTS
 from services.whatsapp.refusals import RefusalError
-from tests.proofs.house import PLAIN, House, check_refusal, post, some_phone, until
+from tests.local.stack import Stack
+from tests.proofs.house import PLAIN, House, both_ways, check_refusal, post, some_phone, until
 
 
 class Gate:
-    """A way to Supabase that can be shut: a TCP forwarder on a port of its own."""
+    """The way to the database, and it can be shut: a TCP forwarder on a port of its own. `way` leads through it."""
 
-    def __init__(self, target: str) -> None:
-        address = urlsplit(target)
+    def __init__(self, stack: Stack) -> None:
+        self._variable = "SUPABASE_DB_URL" if stack.direct else "SUPABASE_URL"
+        self._url = stack.database_url if stack.direct else stack.rest_url
+        address = urlsplit(self._url)
         self._target = (address.hostname or "", address.port or 0)
         self._writers: set[asyncio.StreamWriter] = set()
         self._is_open = True
         self._server: asyncio.Server | None = None
-        self.url = ""
+        self.way: dict[str, str] = {}
         self.turned_away = 0
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._forward, "127.0.0.1")
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        port = self._server.sockets[0].getsockname()[1]
+        self.way = {self._variable: self._url.replace(f":{self._target[1]}", f":{port}")}
 
     async def stop(self) -> None:
         self.shut()
@@ -66,12 +70,13 @@ class Gate:
 
 @pytest.fixture
 async def gate(house: House) -> AsyncIterator[Gate]:
-    gate = Gate(house.stack.rest_url)
+    gate = Gate(house.stack)
     await gate.start()
     yield gate
     await gate.stop()
 
 
+@both_ways
 async def test_a_killed_drainer_sends_nothing_twice_and_webhooks_settle_what_it_left(house: House) -> None:
     number = house.account()
     message_ids = house.enqueue(number, (some_phone() for _ in range(12)))
@@ -138,6 +143,7 @@ async def test_of_what_a_killed_drainer_held_only_what_it_had_announced_is_unkno
     assert {house.arrivals(one) for one in unknown} <= {0, 1}
 
 
+@both_ways
 async def test_a_drainer_that_is_told_to_stop_settles_what_is_in_flight_and_releases_the_rest(house: House) -> None:
     number = house.account(messages_per_second=20)
     message_ids = house.enqueue(number, (some_phone() for _ in range(20)))
@@ -158,9 +164,10 @@ async def test_a_drainer_that_is_told_to_stop_settles_what_is_in_flight_and_rele
     assert sorted(str(arrival.callback_data) for arrival in house.graph.arrived(number)) == sorted(message_ids)
 
 
+@both_ways
 async def test_a_webhook_meets_no_database_and_meta_brings_it_again(house: House, gate: Gate) -> None:
     number, phone = house.graph.world.number("MX"), some_phone()
-    async with house.functions(SUPABASE_URL=gate.url) as url:
+    async with house.functions(**gate.way) as url:
         house.graph.callback(f"{url}/functions/v1/webhook", retry_ms=50, retry_most_ms=100)
         gate.shut()
         wamid = house.graph.customer_writes(number, phone[1:], "hola")
@@ -174,9 +181,10 @@ async def test_a_webhook_meets_no_database_and_meta_brings_it_again(house: House
         assert counts.webhooks.refused.keys() == {503}
 
 
+@both_ways
 async def test_send_meets_no_database_and_the_same_call_works_later(house: House, gate: Gate) -> None:
     phone, key = some_phone(), "the same key"
-    async with house.functions(SUPABASE_URL=gate.url) as url:
+    async with house.functions(**gate.way) as url:
         async with house.client(url) as client:
             gate.shut()
             away = await post(client, house.users["MX"].token, phone, PLAIN, key=key)
@@ -189,12 +197,13 @@ async def test_send_meets_no_database_and_the_same_call_works_later(house: House
         await until(lambda: house.message(back.json()["message_id"])["accepted_at"])
 
 
+@both_ways
 async def test_metas_answer_outlives_a_database_that_is_away(house: House, gate: Gate) -> None:
     number = house.account()
     house.graph.pause_webhooks()
     house.graph.slow(1, seconds=0.4, number=number)
     [message_id] = house.enqueue(number, [some_phone()])
-    draining = asyncio.create_task(house.drain(number, SUPABASE_URL=gate.url))
+    draining = asyncio.create_task(house.drain(number, 5, sweep=False, **gate.way))
     await until(lambda: house.arrivals(message_id) == 1)
 
     gate.shut()

@@ -16,7 +16,7 @@ import pytest
 from tests.graph import World
 from tests.local import postgres
 from tests.local.stack import Stack, running_stack
-from tests.proofs.house import TEXT, check_refusal, some_phone, until
+from tests.proofs.house import CONNECTION, DATA_API, TEXT, check_refusal, some_phone, until
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def world() -> World:
     return World.random(("MX",))
 
 
-@pytest.fixture(scope="module")
-def stack(world: World) -> Iterator[Stack]:
+@pytest.fixture(scope="module", params=[DATA_API, CONNECTION])
+def stack(world: World, request: pytest.FixtureRequest) -> Iterator[Stack]:
     environment = world.env("http://127.0.0.1:9") | {"WHATSAPP_KICK": "false"}  # Meta is not needed here
-    with running_stack(functions_env=environment) as stack:
+    with running_stack(functions_env=environment, direct=request.param == CONNECTION) as stack:
         yield stack
 
 

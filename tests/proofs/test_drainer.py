@@ -15,7 +15,7 @@ from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.graph.world import Number
 from tests.local.front import front_of
-from tests.proofs.house import TEXT, House, some_phone
+from tests.proofs.house import TEXT, House, both_ways, some_phone
 
 SCHEDULED = 200_000
 
@@ -34,6 +34,7 @@ async def drain_with(house: House, number: Number, client: type[GraphClient]) ->
         return await Drainer(runtime).run(5, sweep=False)
 
 
+@both_ways
 async def test_an_accident_after_the_post_is_unknown_until_meta_tells(house: House) -> None:
     number = house.account()
     house.graph.pause_webhooks()
@@ -49,6 +50,7 @@ async def test_an_accident_after_the_post_is_unknown_until_meta_tells(house: Hou
         assert house.arrivals(message_id) == 1
 
 
+@both_ways
 async def test_an_accident_before_the_post_releases_the_message_and_stops_no_other(house: House) -> None:
     number = house.account()
     message_ids = house.enqueue(number, (some_phone() for _ in range(3)))
@@ -134,6 +136,7 @@ async def test_whatever_there_is_to_sweep_a_reply_leaves_with_the_first_claim(ho
     assert left < SCHEDULED - 2 * 500
 
 
+@both_ways
 async def test_a_sweep_that_hangs_keeps_no_message_and_no_run(house: House) -> None:
     number = house.account()
     [message_id] = house.enqueue(number, [some_phone()])

@@ -4,7 +4,9 @@ import asyncio
 import itertools
 import uuid
 
-from tests.proofs.house import OFFER, PLAIN, House, check_refusal, post, some_phone, until
+from tests.proofs.house import OFFER, PLAIN, House, both_ways, check_refusal, post, some_phone, until
+
+pytestmark = both_ways
 
 
 async def test_fifty_equal_requests_at_once_make_one_message(house: House) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from services.whatsapp.meta.signature import sign
 from tests.graph.world import Number, random_id
-from tests.proofs.house import PLAIN, House, check_refusal, some_phone, until
+from tests.proofs.house import PLAIN, House, both_ways, check_refusal, some_phone, until
 
 Json = dict[str, Any]
 SNAPSHOT = ("messages", "message_events", "contacts", "conversations", "queue", "webhook_events", "templates")
@@ -53,6 +53,7 @@ def everything(house: House) -> dict[str, list[Json]]:
     return {table: house.all(f"select t::text from whatsapp.{table} t order by 1") for table in SNAPSHOT}
 
 
+@both_ways
 async def test_a_batch_of_two_countries_lands_each_in_its_own_and_ten_times_is_once(house: House) -> None:
     world = house.graph.world
     mexico, colombia = world.number("MX"), world.number("CO")
@@ -73,6 +74,7 @@ async def test_a_batch_of_two_countries_lands_each_in_its_own_and_ten_times_is_o
     assert everything(house) == before
 
 
+@both_ways
 async def test_one_person_who_writes_to_two_countries_is_two_contacts(house: House) -> None:
     world, phone = house.graph.world, some_phone("MX")
     changes = [
@@ -86,6 +88,7 @@ async def test_one_person_who_writes_to_two_countries_is_two_contacts(house: Hou
     assert [row["country_id"] for row in people] == ["CO", "MX"]
 
 
+@both_ways
 async def test_a_status_by_another_countrys_number_moves_nothing(house: House) -> None:
     number, colombia = house.account(), house.graph.world.number("CO")
     [message_id] = house.enqueue(number, [some_phone()])
@@ -97,6 +100,7 @@ async def test_a_status_by_another_countrys_number_moves_nothing(house: House) -
     assert house.state(message_id) == "queued"
 
 
+@both_ways
 async def test_statuses_that_overtake_the_answer_are_not_lost(house: House) -> None:
     number = house.account()
     house.graph.slow(seconds=0.5, number=number)
@@ -195,6 +199,7 @@ STRANGE = {
 }
 
 
+@both_ways
 @pytest.mark.parametrize(("body", "outcome"), STRANGE.values(), ids=STRANGE)
 async def test_whatever_is_in_it_is_stored_and_answered_200(house: House, body: bytes, outcome: str) -> None:
     stored = "webhook_events where country_id = 'ZZ' and outcome = %s"
@@ -218,6 +223,7 @@ ROTTEN: dict[str, Json] = {
 }
 
 
+@both_ways
 @pytest.mark.parametrize("rotten", ROTTEN.values(), ids=ROTTEN)
 async def test_a_rotten_message_does_not_cost_its_neighbour(house: House, rotten: Json) -> None:
     number, phone = house.graph.world.number("MX"), some_phone()
@@ -232,6 +238,7 @@ async def test_a_rotten_message_does_not_cost_its_neighbour(house: House, rotten
     assert house.count("webhook_events") >= before + 2  # what was said of an unreadable one's sender is another
 
 
+@both_ways
 async def test_no_id_of_meta_is_stored(house: House) -> None:
     number, phone = house.graph.world.number("MX"), some_phone()
     await house.open_window(number, phone)
@@ -247,6 +254,7 @@ async def test_no_id_of_meta_is_stored(house: House) -> None:
         assert secret not in whole
 
 
+@both_ways
 async def test_what_stands_beside_a_message_is_stored_with_it(house: House) -> None:
     number, phone = house.graph.world.number("CO"), some_phone("CO")
     one = written(number, phone, f"wamid.{phone[1:]}")
@@ -264,6 +272,7 @@ async def test_what_stands_beside_a_message_is_stored_with_it(house: House) -> N
     assert house.count("messages where wamid = %s", f"wamid.{phone[1:]}") == 1
 
 
+@both_ways
 async def test_the_largest_body_meta_sends_is_stored_whole(house: House) -> None:
     number, phone = house.graph.world.number("MX"), some_phone()
     told = [{"id": f"wamid.{phone[1:]}.{n}", "text": {"body": "x" * 1_000}} for n in range(3_000)]
