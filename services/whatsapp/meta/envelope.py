@@ -6,6 +6,9 @@ Plain dicts: the drainer works from stored content and needs no models.
 from collections.abc import Mapping
 from typing import Any
 
+_BESIDE = ("context", "recipient_identity_key_hash")
+"""Members of a message that stand beside its object."""
+
 
 def graph_body(content: Mapping[str, Any], *, to: str | None, recipient: str | None, message_id: str) -> dict[str, Any]:
     """The full body. `content` is a message as `Message.content()` gave it.
@@ -19,8 +22,7 @@ def graph_body(content: Mapping[str, Any], *, to: str | None, recipient: str | N
         raise ValueError("a message has either a phone number or a user id as its recipient")
     kind = content["type"]
     body = {"messaging_product": "whatsapp", "recipient_type": "individual", "type": kind, kind: content[kind]}
-    if "context" in content:
-        body["context"] = content["context"]
+    body |= {name: content[name] for name in _BESIDE if name in content}
     body |= {"to": to} if to is not None else {"recipient": recipient}
     body["biz_opaque_callback_data"] = message_id
     return body

@@ -9,6 +9,16 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from services.whatsapp.meta.messages.contacts import ContactsMessage
+from services.whatsapp.meta.messages.interactive import InteractiveMessage
+from services.whatsapp.meta.messages.location import LocationMessage
+from services.whatsapp.meta.messages.media import (
+    AudioMessage,
+    DocumentMessage,
+    ImageMessage,
+    StickerMessage,
+    VideoMessage,
+)
 from services.whatsapp.meta.messages.parts import InvalidMessage, Message
 from services.whatsapp.meta.messages.reaction import ReactionMessage
 from services.whatsapp.meta.messages.template import TemplateMessage
@@ -18,23 +28,36 @@ KINDS: dict[str, type[Message]] = {
     "text": TextMessage,
     "template": TemplateMessage,
     "reaction": ReactionMessage,
+    "image": ImageMessage,
+    "video": VideoMessage,
+    "audio": AudioMessage,
+    "document": DocumentMessage,
+    "sticker": StickerMessage,
+    "location": LocationMessage,
+    "contacts": ContactsMessage,
+    "interactive": InteractiveMessage,
 }
 
-# TODO: these kinds exist at Meta and are not implemented.
-_NOT_IMPLEMENTED = frozenset(
-    (
-        "image",
-        "video",
-        "audio",
-        "document",
-        "sticker",
-        "location",
-        "contacts",
-        "interactive",
-        "pin",
-    )
-)
-_BUTTONS_NOT_IMPLEMENTED = frozenset(("<order_details>", "<ORDER_DETAILS>"))
+# TODO: the Calling API, payments, groups and Direct Send are not implemented.
+_CALLING = "it belongs to the Calling API, which is not implemented"
+_PAYMENTS = "it belongs to payments, which are not implemented"
+_GROUPS = "it belongs to groups, which are not implemented"
+_DIRECT_SEND = "it belongs to Direct Send, which is not implemented: send a template"
+_NOT_IMPLEMENTED = {"pin": _GROUPS}
+_MEMBERS_NOT_IMPLEMENTED = {
+    "recipient_type": _GROUPS,
+    "category": _DIRECT_SEND,
+    "ttl_seconds": _DIRECT_SEND,
+    "direct_send_config": _DIRECT_SEND,
+}
+_TAGS_NOT_IMPLEMENTED = {
+    "<order_details>": _PAYMENTS,
+    "<ORDER_DETAILS>": _PAYMENTS,
+    "<order_status>": _PAYMENTS,
+    "<voice_call>": _CALLING,
+    "<call_permission_request>": _CALLING,
+    "<address_message>": "Meta has it in India only, and it is not implemented",
+}
 _DEEPEST = 64
 
 
@@ -46,10 +69,12 @@ def parse_message(value: object) -> Message:
     if not isinstance(kind, str):
         raise InvalidMessage("invalid_message", "message.type", "is required" if kind is None else "must be text")
     if kind in _NOT_IMPLEMENTED:
-        reason = f"messages of type {kind} are not implemented yet"
-        raise InvalidMessage("message_type_not_implemented", "message.type", reason)
+        raise InvalidMessage("message_type_not_implemented", "message.type", _NOT_IMPLEMENTED[kind])
     if kind not in KINDS:
         raise InvalidMessage("message_type_unknown", "message.type", "Meta knows no such type")
+    for name, reason in _MEMBERS_NOT_IMPLEMENTED.items():
+        if name in value and value[name] != "individual":
+            raise InvalidMessage("message_type_not_implemented", f"message.{name}", reason)
     _refuse_unstorable(value, "message", 0)
     try:
         return KINDS[kind].model_validate(value)
@@ -84,10 +109,10 @@ _REASONS = {
     "int_type": "must be a whole number",
     "bool_type": "must be true or false",
     "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
+    "string_too_long": "must have at most {max_length} characters; shorten it",
     "string_pattern_mismatch": "must match {pattern}",
     "too_short": "needs at least {min_length} of them",
-    "too_long": "takes at most {max_length} of them",
+    "too_long": "takes at most {max_length} of them; leave some out",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
@@ -108,9 +133,11 @@ def _explain(error: ErrorDetails) -> InvalidMessage:
 
 
 def _explain_tag(field: str, context: dict[str, Any]) -> InvalidMessage:
-    if context["tag"] in _BUTTONS_NOT_IMPLEMENTED:
-        reason = "this kind of button is not implemented"
-        return InvalidMessage("message_type_not_implemented", f"{field}.sub_type", reason)
+    if context["tag"] in _TAGS_NOT_IMPLEMENTED:
+        name = (
+            "sub_type" if field.startswith("message.template") and "order_details" in context["tag"].lower() else "type"
+        )
+        return InvalidMessage("message_type_not_implemented", f"{field}.{name}", _TAGS_NOT_IMPLEMENTED[context["tag"]])
     expected = str(context["expected_tags"]).replace("'<", "").replace(">'", "")
     return InvalidMessage("invalid_message", field, f"its type must be one of {expected}")
 

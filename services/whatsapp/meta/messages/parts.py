@@ -26,9 +26,12 @@ class InvalidMessage(ValueError):
 
 
 class Part(BaseModel):
-    """Anything in a message. Strict: the text "1" is no number, and unknown keys are refused."""
+    """Anything in a message. Strict: the text "1" is no number, and unknown keys are refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    Built at first use: a process that sends texts never pays for carousels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 # ── Kinds of text ─────────────────────────────────────────────────────────────────────────────────
@@ -71,6 +74,7 @@ def _coordinate(value: object) -> object:
     raise ValueError("must be decimal degrees")
 
 
+Words = Annotated[str, AfterValidator(not_blank)]
 Wamid = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(not_blank)]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256), AfterValidator(not_blank)]
 Link = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_is_web_address)]
@@ -86,6 +90,8 @@ class Message(Part):
     """One outbound message, whatever its kind."""
 
     type: str
+    recipient_identity_key_hash: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
+    """Meta sends it only to the person of this hash (137000): for what nobody else may read."""
 
     def content(self) -> dict[str, Any]:
         """Meta's own object with only what was given: `type` and the object named like it, `context` if any.
@@ -104,6 +110,12 @@ class Context(Part):
     """The message replied to."""
 
     message_id: Wamid
+
+
+class Quoting(Message):
+    """A message that may quote the one it replies to: every kind but a reaction."""
+
+    context: Context | None = None
 
 
 def type_tag(value: object) -> str | None:
@@ -143,6 +155,14 @@ class Location(Part):
         if not (abs(float(self.latitude)) <= 90 and abs(float(self.longitude)) <= 180):
             raise ValueError("latitude must be within -90..90 and longitude within -180..180")
         return self
+
+
+class ProductItem(Part):
+    product_retailer_id: Id
+
+
+class BodyText(Part):
+    text: Annotated[str, StringConstraints(max_length=1_024), AfterValidator(not_blank)]
 
 
 def refuse_twice(values: list[Any], what: str) -> None:

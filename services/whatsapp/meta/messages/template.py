@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from services.whatsapp.meta.messages.parts import Context, Index, Message, Part, refuse_twice, tag
+from services.whatsapp.meta.messages.parts import Index, Part, Quoting, refuse_twice, tag
 from services.whatsapp.meta.messages.template_parameters import (
     AtMostOne,
     BodyParameter,
@@ -194,10 +194,9 @@ class Template(Part):
         return self
 
 
-class TemplateMessage(Message):
+class TemplateMessage(Quoting):
     type: Literal["template"]
     template: Template
-    context: Context | None = None
 
     @property
     def template_key(self) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from services.whatsapp.meta.messages.parts import (
     Media,
     ParameterText,
     Part,
+    ProductItem,
     fit_for_template,
     type_tag,
 )
@@ -122,10 +123,6 @@ class FlowAction(Part):
 class FlowParameter(Part):
     type: Literal["action"]
     action: FlowAction
-
-
-class ProductItem(Part):
-    product_retailer_id: Id
 
 
 class Section(Part):

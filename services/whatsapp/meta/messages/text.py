@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, StringConstraints
 
-from services.whatsapp.meta.messages.parts import Context, Message, Part, not_blank
+from services.whatsapp.meta.messages.parts import Part, Quoting, not_blank
 
 
 class Text(Part):
@@ -12,7 +12,6 @@ class Text(Part):
     preview_url: bool | None = None
 
 
-class TextMessage(Message):
+class TextMessage(Quoting):
     type: Literal["text"]
     text: Text
-    context: Context | None = None

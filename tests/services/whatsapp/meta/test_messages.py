@@ -189,7 +189,11 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"type": "text", "text": {"body": 7}}, "message.text.body", "must be text"),
     ({"type": "text", "text": {"body": ""}}, "message.text.body", "must not be empty"),
     ({"type": "text", "text": {"body": " \n "}}, "message.text.body", "must not be empty"),
-    ({"type": "text", "text": {"body": "x" * 4097}}, "message.text.body", "must have at most 4096 characters"),
+    (
+        {"type": "text", "text": {"body": "x" * 4097}},
+        "message.text.body",
+        "must have at most 4096 characters; shorten it",
+    ),
     (
         {"type": "text", "text": {"body": "x", "preview_url": "yes"}},
         "message.text.preview_url",
@@ -236,7 +240,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (
         template({"type": "header", "parameters": [words("a"), words("b")]}),
         f"{COMPONENT}.parameters",
-        "takes at most 1 of them",
+        "takes at most 1 of them; leave some out",
     ),
     (template(header(type="image", image={})), f"{PARAMETER}.image", "needs either id or link"),
     (
@@ -299,12 +303,12 @@ REFUSED: list[tuple[Any, str, str]] = [
     (
         template(button("copy_code", {"type": "coupon_code", "coupon_code": "x" * 16})),
         f"{PARAMETER}.coupon_code",
-        "must have at most 15 characters",
+        "must have at most 15 characters; shorten it",
     ),
     (
         template(button("COPY_CODE", {"type": "coupon_code", "coupon_code": "x" * 16})),
         f"{PARAMETER}.coupon_code",
-        "must have at most 15 characters",
+        "must have at most 15 characters; shorten it",
     ),
     (
         template(button("voice_call", {"type": "payload", "payload": "a"}, {"type": "payload", "payload": "b"})),
@@ -319,7 +323,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (
         template(button("quick_reply", {"type": "payload", "payload": "x" * 257})),
         f"{PARAMETER}.payload",
-        "must have at most 256 characters",
+        "must have at most 256 characters; shorten it",
     ),
     (template(button("quick_reply", words("x"))), f"{PARAMETER}.type", "must be 'payload'"),
     (
@@ -380,16 +384,6 @@ def test_what_meta_refuses_is_refused_by_name(message: Any, field: str, reason: 
     with pytest.raises(InvalidMessage) as refusal:
         parse_message(message)
     assert (refusal.value.code, refusal.value.field, refusal.value.reason) == ("invalid_message", field, reason)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    ["image", "video", "audio", "document", "sticker", "location", "contacts", "interactive", "pin"],
-)
-def test_a_kind_of_meta_that_is_not_here_yet_says_so(kind: str) -> None:
-    with pytest.raises(InvalidMessage) as refusal:
-        parse_message({"type": kind, kind: {}})
-    assert (refusal.value.code, refusal.value.field) == ("message_type_not_implemented", "message.type")
 
 
 @pytest.mark.parametrize("sub_type", ["order_details", "ORDER_DETAILS"])

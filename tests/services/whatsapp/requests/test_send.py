@@ -32,8 +32,7 @@ def test_a_request_becomes_what_it_means() -> None:
 @pytest.mark.parametrize(
     ("kind", "code", "words"),
     [
-        ("image", "message_type_not_implemented", "Messages of type image are not implemented."),
-        ("interactive", "message_type_not_implemented", "Messages of type interactive are not implemented."),
+        ("pin", "message_type_not_implemented", "Messages of type pin are not implemented."),
         ("fax", "message_type_unknown", "Meta knows no message type fax."),
     ],
 )
