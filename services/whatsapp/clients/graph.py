@@ -165,7 +165,7 @@ class Graph:
         try:
             async with asyncio.timeout(seconds):
                 response = await self._transport.handle_async_request(request)
-                return read_answer(response.status_code, await response.aread())
+                return read_answer(response.status_code, await _body(response))
         except Exception as error:
             return Answer(
                 "unsent" if _never_written(error) else "unknown", note=type(error.__cause__ or error).__name__
@@ -179,7 +179,7 @@ class Graph:
             request = httpx.Request("GET", url, headers=headers, extensions={"timeout": _TIMEOUTS})
             try:
                 response = await self._transport.handle_async_request(request)
-                document = _document(await response.aread())
+                document = _document(await _body(response))
             except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
                 raise GraphError(None, type(error).__name__) from None
             if response.status_code == httpx.codes.OK and document and "error" not in document:
@@ -224,6 +224,15 @@ def _refused_field(failure: Failure | None, fields: list[str]) -> str | None:
     named = [field for field in fields if field in (failure.details or "")]
     limits = [field for field in fields if field not in _NUMBER_FIELDS]
     return next(iter(named + limits), None)
+
+
+async def _body(response: httpx.Response) -> bytes:
+    """All of it. Where it breaks off, its connection is let go of at once, not when somebody tidies up."""
+    try:
+        return await response.aread()
+    except BaseException:
+        await response.aclose()
+        raise
 
 
 def _document(body: bytes) -> dict[str, Any]:
