@@ -34,6 +34,48 @@ async def test_who_comes_together_shares_a_commit() -> None:
     assert sorted(map(len, batches)) == [3, 3]
 
 
+async def test_who_comes_alone_waits_for_nobody() -> None:
+    commits = GroupCommit(twice, most=3, linger=PATIENCE * 2)
+    assert [await ask(commits, item) for item in (1, 2, 3)] == [2, 4, 6]
+
+
+async def test_what_arrives_while_commits_run_waits_and_then_shares_one_in_the_order_it_came() -> None:
+    running: list[list[int]] = []
+    ended = [asyncio.Event(), asyncio.Event(), asyncio.Event()]
+
+    async def commit(items: Sequence[int]) -> Sequence[int]:
+        running.append(list(items))
+        await ended[len(running) - 1].wait()
+        return await twice(items)
+
+    commits = GroupCommit(commit, most=10, in_flight=2)
+    asked = []
+    for item in range(8):
+        asked.append(asyncio.create_task(ask(commits, item)))
+        # As often as a commit needs to begin, if it may.
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert running == [[0], [1]]
+
+    ended[0].set()
+    assert await asked[0] == 0
+    await asyncio.sleep(0)
+    assert running[2:] == [[2, 3, 4, 5, 6, 7]]
+    assert not any(each.done() for each in asked[1:])
+    ended[1].set()
+    ended[2].set()
+    assert await asyncio.gather(*asked) == [0, 2, 4, 6, 8, 10, 12, 14]
+
+
+async def test_a_commit_that_raises_tells_everybody_of_its_batch() -> None:
+    async def commit(items: Sequence[int]) -> Sequence[int]:
+        raise ValueError(len(items))
+
+    commits = GroupCommit(commit, most=3)
+    answers = await asyncio.gather(*(ask(commits, item) for item in range(3)), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["3"] * 3
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40),

@@ -201,3 +201,49 @@ async def test_that_a_partner_was_removed_is_said_where_it_stops_nothing(
 
     line = orjson.loads(capsys.readouterr().out)
     assert (line["event"], line["what"], line["country"]) == ("partner_removed", "PARTNER_REMOVED", "MX")
+
+
+async def test_a_large_post_is_stored_by_itself_and_small_ones_together(
+    world: World, runtime: Runtime, front: Front, database: Database
+) -> None:
+    wamids = [new_wamid() for _ in range(20)]
+    large = written(world, wamids[7], "hola " * 40_000)
+    bodies = [large if at == 7 else written(world, wamid) for at, wamid in enumerate(wamids)]
+    assert await asyncio.gather(*(receive(runtime, body) for body in bodies)) == [200] * 20
+
+    batches = [[event.get("wamid") for event in each["p_events"]] for each in front.asked("/rpc/ingest")]
+    assert [wamids[7]] in batches
+    assert len(batches) <= 3
+    assert stored(database, wamids) == set(wamids)
+
+
+async def test_who_says_nothing_costs_no_call(runtime: Runtime, front: Front) -> None:
+    assert await receive(runtime, b'{"object":"whatsapp_business_account","entry":[]}') == 200
+    assert front.paths == []
+
+
+async def test_where_too_much_waits_meta_is_told_to_come_back(
+    world: World, runtime: Runtime, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.part(receiving._commits), "_backlog", 0)
+    with pytest.raises(RefusalError) as refused:
+        await receiving.receive(runtime, written(world, new_wamid()))
+    assert (refused.value.status, refused.value.code) == (503, "webhook_overloaded")
+    assert front.paths == []
+
+
+async def test_what_follows_a_webhook_never_fails_it(
+    runtime: Runtime, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A template has changed, and Meta cannot be asked: cron will."""
+    number = world.numbers[0]
+    value = {"event": "APPROVED", "message_template_id": 1, "message_template_name": "plain"}
+    change = {"field": "message_template_status_update", "value": value | {"message_template_language": "es_MX"}}
+    entry = {"id": number.waba_id, "time": 1795500200, "changes": [change]}
+    events = parse(orjson.dumps({"object": "whatsapp_business_account", "entry": [entry]}), runtime.settings.directory)
+    assert [event["kind"] for event in events] == ["template"]
+    environment = world.env("http://127.0.0.1:9") | {"WHATSAPP_KICK": "false"}
+    environment |= {"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SECRET_KEY": "sb_secret_one"}
+    async with Runtime(Settings.read(environment)) as cut_off:
+        await receiving.follow_up(cut_off, events)
+    assert "GraphError" in capsys.readouterr().out
