@@ -1,6 +1,9 @@
 """Receiving: posts share a batch and nothing else, and no answer but the truth: stored, or bring it again."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -15,7 +18,7 @@ from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings
 from tests.graph import World
 from tests.local.front import Front, front_of
-from tests.local.stack import Stack
+from tests.local.stack import ROOT, Stack
 from tests.proofs.house import until
 from tests.supabase.ground import new_wamid, some_phone
 
@@ -26,6 +29,18 @@ create function whatsapp_internal.broken_on_purpose() returns trigger language p
 $$ begin raise exception 'broken on purpose' using errcode = '{state}'; end $$;
 create trigger broken_on_purpose before insert on whatsapp.{table} for each row when ({when})
 execute function whatsapp_internal.broken_on_purpose();
+"""
+FIRST = """
+import asyncio, sys
+from services.whatsapp.flows import receiving
+from services.whatsapp.runtime import Runtime
+
+async def first():
+    await receiving.receive(Runtime.of_loop(), sys.stdin.buffer.read())
+    await Runtime.close_of_loop()
+
+asyncio.run(first())
+print(*(name for name in sys.argv[1:] if name in sys.modules))
 """
 POISON = "new.content #>> '{text,body}' = 'poison'"
 
@@ -247,3 +262,21 @@ async def test_what_follows_a_webhook_never_fails_it(
     async with Runtime(Settings.read(environment)) as cut_off:
         await receiving.follow_up(cut_off, events)
     assert "GraphError" in capsys.readouterr().out
+
+
+def test_the_first_webhook_of_a_cold_process_loads_nothing_of_sending(
+    stack: Stack, database: Database, world: World
+) -> None:
+    clients, flows = "services.whatsapp.clients", "services.whatsapp.flows"
+    sending = [f"{clients}.graph", f"{flows}.draining", f"{flows}.sending", "aiohttp", "pydantic", "phonenumbers"]
+    environment = os.environ | stack.env() | world.env("http://127.0.0.1:9") | {"WHATSAPP_DOTENV": "off"}
+    loaded = subprocess.run(
+        [sys.executable, "-c", FIRST, f"{clients}.verbs", *sending],
+        input=written(world, wamid := new_wamid()),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert loaded.stdout.split() == [f"{clients}.verbs".encode()]
+    assert stored(database, [wamid]) == {wamid}
