@@ -551,9 +551,12 @@ begin
   on conflict (country_id, account_id) do update
   set webhook_seen_at = excluded.webhook_seen_at,
     told_until = greatest(t.told_until, excluded.told_until),
-    feed_since = case when t.webhook_seen_at >= now() - interval '1 second' - (
-        select a.unknown_deadline from whatsapp.accounts a where a.country_id = t.country_id and a.account_id = t.account_id)
-      then t.feed_since else now() end;
+    (feed_since, gap_from) = (
+      select case when gap.ended then now() else t.feed_since end,
+        case when gap.ended then whatsapp_internal.gap_from(t.feed_since, t.gap_from, t.webhook_seen_at) else t.gap_from end
+      from whatsapp.accounts a
+      cross join lateral (select coalesce(t.webhook_seen_at < now() - interval '1 second' - a.unknown_deadline, true) as ended) gap
+      where a.country_id = t.country_id and a.account_id = t.account_id);
 
   update whatsapp.throttles t
   set inbound_at = now(),

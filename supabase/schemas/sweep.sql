@@ -76,10 +76,16 @@ begin
 end
 $$;
 
--- Since when no gap is known in a number's feed, now that sweep looks: if it has not for so long, we were away until now.
-create or replace function whatsapp_internal.feed_since(known timestamptz, swept_at timestamptz, unknown_deadline interval) returns timestamptz
+-- Whether sweep has not looked at a number for so long that we were away until now.
+create or replace function whatsapp_internal.was_away(swept_at timestamptz, unknown_deadline interval) returns boolean
 language sql stable parallel safe
-return case when swept_at < now() - least(unknown_deadline, interval '2 minutes') then now() else known end;
+return swept_at < now() - least(unknown_deadline, interval '2 minutes');
+
+-- When a gap of a number's feed began that ends now. One that came before the last was made up for is one with it: what Meta was about to bring
+-- again may have met this one.
+create or replace function whatsapp_internal.gap_from(feed_since timestamptz, gap_from timestamptz, began timestamptz) returns timestamptz
+language sql immutable parallel safe
+return case when began > feed_since + (feed_since - gap_from) then began else least(gap_from, began) end;
 
 -- When is a message proved unsent? Had Meta taken it, its status would have come. So the proof is a webhook of the number that tells of something
 -- after the deadline, counted from when nothing could be posted any more, while this one's status still had not come. A silent feed proves
@@ -87,7 +93,8 @@ return case when swept_at < now() - least(unknown_deadline, interval '2 minutes'
 --
 -- Nor does a living one, if there was a gap since the attempt in which the status may have been missed: Meta brings it again, but at growing
 -- intervals, later than what is new. A gap is a time in which we were away (sweep did not run for two minutes, or for the deadline), or in
--- which no webhook came for as long as the deadline. It restarts the wait (feed_since), for as long again as it lasted, or the deadline.
+-- which no webhook came for as long as the deadline. It restarts the wait (feed_since), for as long again as it lasted since the attempt (gap_from),
+-- or the deadline.
 --
 -- Whatever is not proved within a day of the attempt is given up.
 create or replace function whatsapp_internal.sweep_unknowns(p_limit integer, out requeued integer, out failed integer)
@@ -103,10 +110,14 @@ begin
     join whatsapp.messages m on m.country_id = q.country_id and m.message_id = q.message_id
     join whatsapp.accounts a on a.country_id = q.country_id and a.account_id = q.account_id
     left join whatsapp.throttles t on t.country_id = q.country_id and t.account_id = q.account_id
-    cross join lateral (select whatsapp_internal.feed_since(t.feed_since, t.swept_at, a.unknown_deadline) as since) feed
+    cross join lateral (select whatsapp_internal.was_away(t.swept_at, a.unknown_deadline) as until_now) away
+    cross join lateral (
+      select case when away.until_now then now() else t.feed_since end as since,
+        case when away.until_now then whatsapp_internal.gap_from(t.feed_since, t.gap_from, t.swept_at) else t.gap_from end as gap_from
+    ) feed
     cross join lateral (
       select greatest(q.leased_until + a.unknown_deadline, case
-        when q.leased_at < feed.since then feed.since + greatest(a.unknown_deadline, feed.since - q.leased_at) end) as at
+        when q.leased_at < feed.since then feed.since + greatest(a.unknown_deadline, feed.since - greatest(q.leased_at, feed.gap_from)) end) as at
     ) provable
     where q.unknown_until <= now()
     order by q.country_id, q.message_id
@@ -151,14 +162,17 @@ begin
   )
   select count(*) filter (where not lost), count(*) filter (where lost) into requeued, failed from moved;
 
-  with alive as (
-    select t.country_id, t.account_id, whatsapp_internal.feed_since(t.feed_since, t.swept_at, a.unknown_deadline) as since
+  with looked_at as (
+    select t.country_id, t.account_id, whatsapp_internal.was_away(t.swept_at, a.unknown_deadline) as away
     from whatsapp.throttles t
     join whatsapp.accounts a on a.country_id = t.country_id and a.account_id = t.account_id
     for no key update of t skip locked
   )
-  update whatsapp.throttles t set feed_since = l.since, swept_at = now()
-  from alive l where t.country_id = l.country_id and t.account_id = l.account_id;
+  update whatsapp.throttles t
+  set swept_at = now(),
+    feed_since = case when l.away then now() else t.feed_since end,
+    gap_from = case when l.away then whatsapp_internal.gap_from(t.feed_since, t.gap_from, t.swept_at) else t.gap_from end
+  from looked_at l where t.country_id = l.country_id and t.account_id = l.account_id;
 end
 $$;
 

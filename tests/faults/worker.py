@@ -37,7 +37,7 @@ async def serve(listener: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        "functions.serve:app", loop="uvloop", http="httptools", access_log=False, timeout_graceful_shutdown=8
+        "functions.serve:app", loop="uvloop", http="httptools", access_log=False, timeout_graceful_shutdown=25
     )
     await uvicorn.Server(config).serve(sockets=[listener])
 

@@ -8,7 +8,7 @@ import asyncio
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,14 +18,15 @@ from tests.graph.signature import signature
 from tests.graph.timing import Wheel
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, order=True)
 class Parcel:
     """One POST: bytes as signed, the updates in it as (wamid, status or "received"), and how often it was tried."""
 
-    body: bytes
-    signature: str
-    says: Sequence[tuple[str, str]]
-    tries: int = 0
+    number: int
+    body: bytes = field(compare=False)
+    signature: str = field(compare=False)
+    says: Sequence[tuple[str, str]] = field(compare=False)
+    tries: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
@@ -53,7 +54,9 @@ class Courier:
         self._app_secret = app_secret
         self._wheel = wheel
         self._book = book
-        self._parcels: asyncio.Queue[Parcel] = asyncio.Queue()
+        self._sent = 0
+        # The oldest first: what comes again at its time does not queue up behind what is new.
+        self._parcels: asyncio.PriorityQueue[Parcel] = asyncio.PriorityQueue()
         self._open = asyncio.Event()
         self._open.set()
         self._workers: list[asyncio.Task[None]] = []
@@ -68,7 +71,8 @@ class Courier:
     def send(self, body: bytes, *, says: Sequence[tuple[str, str]] = (), signed: str | None = None) -> None:
         """Deliver `body`; `signed` overrides the signature header to make a wrong one."""
         self.pending += 1
-        self._parcels.put_nowait(Parcel(body, signed or signature(self._app_secret, body), says))
+        self._sent += 1
+        self._parcels.put_nowait(Parcel(self._sent, body, signed or signature(self._app_secret, body), says))
 
     def pause(self, paused: bool) -> None:
         """Hold everything back (a dead webhook feed), or let it flow."""

@@ -56,7 +56,7 @@ class Hours:
     _times: ClassVar = {
         "queue": ("leased_at", "leased_until", "unknown_until"),
         "leases": ("leased_at", "leased_until"),
-        "throttles": ("webhook_seen_at", "told_until", "feed_since", "swept_at"),
+        "throttles": ("webhook_seen_at", "told_until", "feed_since", "gap_from", "swept_at"),
     }
 
 
@@ -148,6 +148,32 @@ def test_a_silence_as_long_as_the_deadline_restarts_the_wait(land: Land, clock: 
     assert state(land, message) == "unknown"
 
     clock.passes(3)
+    assert state(land, message) == "queued"
+
+
+def test_a_gap_long_after_the_attempt_restarts_the_wait_for_as_long_as_it_lasted(land: Land, clock: Hours) -> None:
+    message = unknown(land, "plain")
+    clock.passes(50, late=60)
+    clock.passes(14, heard=False)
+
+    clock.passes(14)  # of which the first still belongs to the silence
+    assert state(land, message) == "unknown"
+
+    clock.passes(3)
+    assert state(land, message) == "queued"
+
+
+def test_gaps_of_which_none_was_made_up_for_before_the_next_are_one(land: Land, clock: Hours) -> None:
+    """What Meta was about to bring again has met the second one."""
+    message = unknown(land, "plain")
+    clock.passes(12, heard=False)
+    clock.passes(5)
+    clock.passes(12, heard=False)
+
+    clock.passes(29)
+    assert state(land, message) == "unknown"
+
+    clock.passes(4)
     assert state(land, message) == "queued"
 
 

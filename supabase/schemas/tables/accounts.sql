@@ -52,6 +52,7 @@ create table whatsapp.throttles (
   webhook_seen_at timestamptz,
   told_until timestamptz,
   feed_since timestamptz not null default now(),
+  gap_from timestamptz not null default now(),
   swept_at timestamptz not null default now(),
   primary key (country_id, account_id),
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
@@ -62,5 +63,6 @@ comment on column whatsapp.throttles.paced_at is 'When the two before were last 
 comment on column whatsapp.throttles.webhook_seen_at is 'When a webhook of this number last came, to the second.';
 comment on column whatsapp.throttles.told_until is 'How far its feed has come: the latest time, by Meta''s clock, of what its webhooks have told.';
 comment on column whatsapp.throttles.feed_since is 'Since when no gap is known in which its webhooks may have been missed: see sweep''s job unknowns.';
+comment on column whatsapp.throttles.gap_from is 'When the gap began that ended with feed_since, and any gap before it that was not yet made up for.';
 comment on column whatsapp.throttles.swept_at is 'Our own heartbeat: when sweep last looked at it. A long time ago means that we were away.';
 comment on column whatsapp.throttles.next_overtake_at is 'Replies that went before slots already handed out: a tenth of the rate at the most, by a bucket of half a second.';
