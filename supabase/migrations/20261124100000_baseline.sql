@@ -289,7 +289,10 @@ comment on column whatsapp.templates.language is 'With an underscore (es_MX), ho
 
 -- schemas/tables/messages.sql
 
--- What happened: one row a message with its current state and the time of each state, and append-only everything that happened to it.
+-- What happened: one row a message with its current state and the time of each state, append-only what else happened to it, and the messages by Meta's ids.
+--
+-- What grows with every message lies in partitions by time (partitions.sql): what is written now touches the youngest, and what is old is dropped.
+-- No fact is written twice: what went as it goes stands in the columns of messages, and the view message_story tells it beside message_events.
 
 create table whatsapp.messages (
   country_id text not null,
@@ -317,6 +320,7 @@ create table whatsapp.messages (
   created_at timestamptz not null default now(),
   send_at timestamptz,
   expires_at timestamptz,
+  sending_at timestamptz,
   accepted_at timestamptz,
   sent_at timestamptz,
   delivered_at timestamptz,
@@ -327,17 +331,16 @@ create table whatsapp.messages (
   campaign_again boolean,
   confirms_consent boolean,
   foreign key (country_id, account_id, contact_id) references whatsapp.conversations (country_id, account_id, contact_id)
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
-create unique index messages_by_wamid on whatsapp.messages (country_id, account_id, wamid) where wamid is not null;
+) partition by range (message_id);
 create index messages_by_contact on whatsapp.messages (country_id, account_id, contact_id, message_id);
 create index messages_by_ref on whatsapp.messages (country_id, ref, message_id) where ref is not null;
 create index messages_inbound on whatsapp.messages (country_id, message_id) where direction = 'inbound';
 alter table whatsapp.messages add primary key (country_id, message_id);
-create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id)
-  where campaign_id is not null and campaign_again is null;
 comment on table whatsapp.messages is 'The message log, inbound and outbound: one row a message, its state now and the time of each state.';
 comment on column whatsapp.messages.message_id is 'Ours. Goes to Meta as biz_opaque_callback_data and comes back with every status webhook.';
 comment on column whatsapp.messages.content is 'Meta''s own message object: {"type": …, "<type>": {…}}.';
+comment on column whatsapp.messages.wamid is 'Meta''s id. A message is found by it through wamids: an index here would make a new entry in every other one when Meta accepts.';
+comment on column whatsapp.messages.sending_at is 'When it was first leased; later attempts are in message_events.';
 comment on column whatsapp.messages.refusal is 'Why a gate refused it, as one of the codes of docs/whatsapp.md.';
 -- No foreign key of its own: whatever puts a message into a campaign is counted in the same statement, and it is the count's that refuses a
 -- campaign which is not there, once a statement instead of once a message.
@@ -357,9 +360,22 @@ create table whatsapp.message_events (
   detail jsonb,
   primary key (country_id, message_id, event_id),
   foreign key (country_id, message_id) references whatsapp.messages (country_id, message_id)
-);
-comment on table whatsapp.message_events is 'Append-only: every thing that happened to a message, with Meta''s code and words.';
+) partition by range (message_id);
+comment on table whatsapp.message_events is
+  'Append-only: what happened to a message and does not stand in its columns, with Meta''s code and words. message_story tells both.';
 comment on column whatsapp.message_events.at is 'When it happened, by Meta''s clock where Meta told; recorded_at is when we wrote it down.';
+
+-- A message by Meta's id of it, in a table of its own: no index of a table in partitions by our ids can say that Meta's are unique. Inbound messages
+-- stand under the week in which Meta says they were written, which is the same however often and however late Meta brings them; outbound ones under
+-- the week in which Meta accepted them. A status that does not name our id may come 30 days later: it looks through the weeks there are.
+create table whatsapp.wamids (
+  country_id text not null,
+  digest uuid not null,
+  week date not null,
+  message_id uuid not null,
+  primary key (country_id, digest, week)
+) partition by range (week);
+comment on table whatsapp.wamids is 'The message of a Meta id (a digest of account and wamid), while Meta may still speak of it: kept for 45 days.';
 
 
 -- schemas/tables/queue.sql
@@ -493,6 +509,16 @@ create table whatsapp.campaign_counts (
 );
 comment on table whatsapp.campaign_counts is 'Additions to a campaign''s counts by key (a state, "failed:<code>", "refused:<code>", "cost:<category>"); their sum counts.';
 
+-- That a person is in a campaign once. A unique index of messages could not say it: they lie in partitions by their own ids, and these by the campaign's.
+create table whatsapp.campaign_people (
+  country_id text not null,
+  campaign_id uuid not null,
+  contact_id uuid not null,
+  message_id uuid not null,
+  primary key (country_id, campaign_id, contact_id)
+) partition by range (campaign_id);
+comment on table whatsapp.campaign_people is 'Who is in a campaign, and by which message: a person once. The way from a campaign to its messages.';
+
 
 -- schemas/tables/portfolios.sql
 
@@ -546,32 +572,54 @@ comment on column whatsapp.idempotency_keys.scope is 'What it is a key of: funct
 
 -- schemas/tables/webhook_events.sql
 
+-- What Meta told: webhooks as they came, and statuses that wait for their message.
+
 create table whatsapp.webhook_events (
   country_id text not null,
+  day date not null,
   event_key uuid not null,
   account_id text,
   field text not null,
   kind text not null,
-  outcome text not null check (outcome in ('applied', 'recorded', 'parked', 'ignored', 'unroutable', 'unparsable')),
-  wamid text,
-  event jsonb,
+  outcome text not null check (outcome in ('applied', 'recorded', 'ignored', 'unroutable', 'unparsable')),
   payload jsonb not null,
   received_at timestamptz not null default now(),
-  look_again_at timestamptz,
+  primary key (country_id, event_key, day)
+) partition by range (day);
+create index webhook_events_to_look_at on whatsapp.webhook_events (received_at) where country_id = 'ZZ' or outcome in ('unroutable', 'unparsable');
+comment on table whatsapp.webhook_events is
+  'What webhooks told, raw (Meta ids removed), each event once. Country ZZ holds what nobody could be found for. Statuses of one call lie in one row: their fact is in messages.';
+comment on column whatsapp.webhook_events.day is
+  'The event''s own day by Meta''s clock, so that what Meta repeats on another day meets what is stored; of statuses the day they came.';
+comment on column whatsapp.webhook_events.outcome is
+  'applied moved something; recorded was understood and changed nothing; ignored is not implemented.';
+
+create table whatsapp.parked_statuses (
+  country_id text not null,
+  event_key uuid not null,
+  account_id text not null,
+  wamid text not null,
+  event jsonb not null,
+  received_at timestamptz not null default now(),
+  look_again_at timestamptz default now() + interval '1 minute',
   primary key (country_id, event_key)
 );
-create index webhook_events_parked on whatsapp.webhook_events (country_id, account_id, wamid) where outcome = 'parked';
-create index webhook_events_look_again on whatsapp.webhook_events (look_again_at) where look_again_at is not null;
+create index parked_statuses_by_wamid on whatsapp.parked_statuses (country_id, account_id, wamid);
+create index parked_statuses_look_again on whatsapp.parked_statuses (look_again_at) where look_again_at is not null;
+create index parked_statuses_age on whatsapp.parked_statuses (received_at);
+comment on table whatsapp.parked_statuses is 'Statuses of messages that nobody here knows (yet): applied when their message becomes known, else forgotten after 30 days.';
+comment on column whatsapp.parked_statuses.look_again_at is
+  'When sweep looks once more whether its message is known: settle, running at the same moment, may not have seen the status.';
 
--- Not BRIN: freed pages are filled again, so that soon every block range holds something new and seems to hold something old.
-create index webhook_events_age on whatsapp.webhook_events (received_at);
-create index webhook_events_to_look_at on whatsapp.webhook_events (received_at) where country_id = 'ZZ' or outcome in ('unroutable', 'unparsable');
-comment on table whatsapp.webhook_events is 'Every webhook event once: the idempotency store of ingest, with the raw payload (Meta ids removed). Country ZZ holds what nobody could be found for.';
-comment on column whatsapp.webhook_events.outcome is
-  'applied moved something; recorded was understood and changed nothing; parked waits for its message; ignored is not implemented.';
-comment on column whatsapp.webhook_events.event is 'The parsed event of a parked status, kept until the message it speaks of is known.';
-comment on column whatsapp.webhook_events.look_again_at is
-  'When sweep looks once more whether the message of a parked status is known: settle, running at the same moment, may not have seen the status.';
+
+-- schemas/tables/retention.sql
+
+create table whatsapp.retention (
+  country_id text primary key check (country_id ~ '^[A-Z]{2}$'),
+  keep interval not null check (keep >= interval '31 days')
+);
+comment on table whatsapp.retention is 'How long a country keeps its messages with their stories; without a row, for ever. Kept by the project''s owner in SQL.';
+comment on column whatsapp.retention.keep is 'At least 31 days: Meta may still tell of a message after 30.';
 
 
 -- schemas/tables/rows.sql
@@ -688,7 +736,10 @@ create type whatsapp_internal.result as (
   template_language text
 );
 
-create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text);
+-- A status, and what becomes of it (ingest.sql).
+create type whatsapp_internal.heard as (event jsonb, verdict text, names boolean);
+
+create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text, message_id uuid);
 
 
 -- schemas/states.sql
@@ -725,6 +776,246 @@ return case
   when seconds between 1 and 32503680000 then least(to_timestamp(seconds), now())
   else now()
 end;
+
+
+-- schemas/partitions.sql
+
+-- Partitions: what grows with every message lies by time. What is written now touches the youngest partition alone, and what is old is dropped: a month of
+-- millions costs no more than one of ten.
+--
+--   messages, message_events, campaign_people   by month, on the UUIDv7 they begin with (of a message, of a campaign)
+--   wamids                                      by week
+--   webhook_events                              by day
+--
+-- They are made ahead by sweep (job `partitions`) and dropped by it (job `retention`). Each table has a partition `…_rest` for what fits no other: the
+-- past of a country that moves in, an event without a time, a day that nobody made ahead. What lies there is found as everything else, and deleted
+-- row by row.
+--
+-- Partitions live in whatsapp_internal, which the Data API does not expose, with row level security and without a grant: whoever may read, reads through
+-- the table and its policies.
+--
+-- How long messages are kept is said in `retention`, a row a country; without a row, for ever. A month is dropped once every country's time is over for it.
+-- Where a country keeps less than the longest, sweep deletes its rows one by one.
+
+-- ── Keys ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- Meta's id of a message of an account, as wamids knows it.
+create or replace function whatsapp_internal.digest_of(account_id text, wamid text) returns uuid
+language sql immutable parallel safe
+return md5(account_id || ' ' || wamid)::uuid;
+
+-- The day of an event by Meta's clock: the same for each repetition, hence not cut at now(). What tells no time that can be is of no day.
+create or replace function whatsapp_internal.day_of(seconds double precision) returns date
+language sql stable parallel safe
+return case when seconds between 1 and extract(epoch from now() + interval '1 day') then (to_timestamp(seconds) at time zone 'UTC')::date
+  else date 'epoch' end;
+
+create or replace function whatsapp_internal.today() returns date
+language sql stable parallel safe
+return (now() at time zone 'UTC')::date;
+
+create or replace function whatsapp_internal.week_of(day date) returns date
+language sql immutable parallel safe
+return day - (extract(isodow from day)::integer - 1);
+
+-- ── Partitions ────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- The tables in partitions: by which column, in which steps, made how far ahead, and how a partition's pages are kept. A message is written once and
+-- changed five times before it rests: a new version finds room on its page while the page is young, so no index hears of it (HOT).
+create or replace function whatsapp_internal.log_tables(
+  out name text, out key text, out step interval, out ahead interval, out storage text
+) returns setof record
+language sql immutable
+as $$
+  values
+    ('messages', 'message_id', interval '1 month', interval '2 months', 'with (fillfactor = 45, autovacuum_vacuum_scale_factor = 0.02)'),
+    ('message_events', 'message_id', '1 month', '2 months', ''),
+    ('campaign_people', 'campaign_id', '1 month', '2 months', ''),
+    ('wamids', 'week', '7 days', '14 days', ''),
+    ('webhook_events', 'day', '1 day', '3 days', '')
+$$;
+
+-- The least UUIDv7 of a moment (ground.sql).
+create or replace function whatsapp_internal.uuid7_from(at timestamptz) returns uuid
+language sql stable parallel safe
+return (
+  overlay(lpad(to_hex(floor(extract(epoch from at) * 4096000)::bigint), 15, '0') placing '7' from 13 for 0) || '0000000000000000'
+)::uuid;
+
+-- The first day of the partition in which a moment lies.
+create or replace function whatsapp_internal.first_day(step interval, at timestamptz) returns date
+language sql immutable parallel safe
+return case step when interval '1 month' then date_trunc('month', at at time zone 'UTC')::date when interval '7 days'
+  then date_trunc('week', at at time zone 'UTC')::date else (at at time zone 'UTC')::date end;
+
+-- Where a partition begins or ends, as its key has it.
+create or replace function whatsapp_internal.bound(key text, day date) returns text
+language sql stable parallel safe
+return case when key like '%\_id' then whatsapp_internal.uuid7_from(day::timestamp at time zone 'UTC')::text else day::text end;
+
+-- Makes the partitions that are missing from one moment to another, and `…_rest`. Answers how many. Where something of a partition lies in `…_rest`
+-- already, it goes on lying there.
+create or replace function whatsapp_internal.make_partitions(p_from timestamptz, p_until timestamptz default now()) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_table record;
+  v_day date;
+  v_name text;
+  v_values text;
+  v_taken boolean;
+  v_made integer := 0;
+begin
+  for v_table in select * from whatsapp_internal.log_tables() loop
+    v_day := null;
+    loop
+      v_name := v_table.name || coalesce(to_char(v_day, '_YYYY_MM_DD'), '_rest');
+      if to_regclass('whatsapp_internal.' || v_name) is null then
+        v_taken := false;
+        v_values := 'default';
+        if v_day is not null then
+          v_values := format('for values from (%L) to (%L)',
+            whatsapp_internal.bound(v_table.key, v_day), whatsapp_internal.bound(v_table.key, (v_day + v_table.step)::date));
+          execute format('select exists (select from whatsapp_internal.%I where %I >= %L and %I < %L)', v_table.name || '_rest',
+            v_table.key, whatsapp_internal.bound(v_table.key, v_day),
+            v_table.key, whatsapp_internal.bound(v_table.key, (v_day + v_table.step)::date)) into v_taken;
+        end if;
+        if not v_taken then
+          execute format('create table whatsapp_internal.%I partition of whatsapp.%I %s %s', v_name, v_table.name, v_values, v_table.storage);
+          execute format('alter table whatsapp_internal.%I enable row level security', v_name);
+          execute format('revoke all on whatsapp_internal.%I from public, anon, authenticated, service_role', v_name);
+          v_made := v_made + 1;
+        end if;
+      end if;
+      v_day := coalesce((v_day + v_table.step)::date, whatsapp_internal.first_day(v_table.step, p_from));
+      exit when v_day > (p_until + v_table.ahead)::date;
+    end loop;
+  end loop;
+  return v_made;
+end
+$$;
+
+-- A new partition takes its table from everybody for a moment: what cannot have it at once comes again with the next sweep, long before it is needed.
+create or replace function whatsapp_internal.sweep_partitions() returns integer
+language plpgsql volatile set search_path = '' set lock_timeout = '500ms'
+as $$
+begin
+  return whatsapp_internal.make_partitions(now());
+end
+$$;
+
+-- How long the whole log is kept: as long as the country with the longest wish; null, for ever, if one wishes nothing.
+create or replace function whatsapp_internal.longest_keep() returns interval
+language sql stable set search_path = ''
+as $$
+  select case when bool_and(r.keep is not null) then max(r.keep) end
+  from (select distinct a.country_id from whatsapp.accounts a where exists (select from whatsapp.retention)) a
+  left join whatsapp.retention r on r.country_id = a.country_id
+$$;
+
+-- Drops the partitions whose time is over. A month of messages goes after that of their events; one of which something still waits to be sent stays.
+create or replace function whatsapp_internal.drop_partitions(p_keep interval) returns integer
+language plpgsql volatile set search_path = '' set lock_timeout = '500ms'
+as $$
+declare
+  v_log constant interval := whatsapp_internal.longest_keep();
+  v_partition record;
+  v_dropped integer := 0;
+begin
+  for v_partition in
+    select t.name as parent, c.relname as name, (t.step + to_date(right(c.relname, 10), 'YYYY_MM_DD'))::date as ends
+    from whatsapp_internal.log_tables() t
+    join pg_catalog.pg_inherits i on i.inhparent = format('whatsapp.%I', t.name)::regclass
+    join pg_catalog.pg_class c on c.oid = i.inhrelid and c.relname not like '%\_rest'
+    order by t.name = 'messages', c.relname
+  loop
+    continue when coalesce(v_partition.ends > (now() - case v_partition.parent
+      when 'webhook_events' then p_keep when 'wamids' then interval '45 days' else v_log end)::date, true);
+    if v_partition.parent = 'messages' then
+      continue when exists (
+        select from whatsapp.queue q where q.message_id < whatsapp_internal.uuid7_from(v_partition.ends::timestamp at time zone 'UTC'));
+      -- What refers to messages refers to all of them: it lets go of a partition, not of its rows.
+      execute format('alter table whatsapp.messages detach partition whatsapp_internal.%I', v_partition.name);
+    end if;
+    execute format('drop table whatsapp_internal.%I', v_partition.name);
+    v_dropped := v_dropped + 1;
+  end loop;
+  return v_dropped;
+end
+$$;
+
+-- Deletes messages of countries that keep less than the longest, the oldest first. What still waits to be sent stays.
+create or replace function whatsapp_internal.forget_messages(p_limit integer) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_country record;
+  v_longest constant interval := whatsapp_internal.longest_keep();
+  v_ids uuid[];
+  v_removed integer := 0;
+begin
+  for v_country in
+    select r.country_id, whatsapp_internal.uuid7_from(now() - r.keep) as before
+    from whatsapp.retention r where v_longest is null or r.keep < v_longest order by 1
+  loop
+    v_ids := array(
+      select m.message_id from whatsapp.messages m
+      where m.country_id = v_country.country_id and m.message_id < v_country.before
+        and not exists (select from whatsapp.queue q where q.country_id = m.country_id and q.message_id = m.message_id)
+      order by m.message_id limit p_limit for update of m skip locked);
+    delete from whatsapp.message_events e where e.country_id = v_country.country_id and e.message_id = any (v_ids);
+    delete from whatsapp.campaign_people p using unnest(v_ids) i
+    where p.country_id = v_country.country_id and (p.campaign_id, p.contact_id) = (
+      select m.campaign_id, m.contact_id from whatsapp.messages m where m.country_id = v_country.country_id and m.message_id = i);
+    delete from whatsapp.messages m where m.country_id = v_country.country_id and m.message_id = any (v_ids);
+    v_removed := v_removed + cardinality(v_ids);
+  end loop;
+  return v_removed;
+end
+$$;
+
+create or replace function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_removed integer;
+begin
+  with events as (
+    delete from whatsapp_internal.webhook_events_rest w
+    where (w.country_id, w.event_key, w.day) in (
+      select country_id, event_key, day from whatsapp_internal.webhook_events_rest where received_at < now() - p_keep
+      order by received_at limit p_limit for update skip locked)
+    returning 1
+  ),
+  statuses as (
+    delete from whatsapp.parked_statuses p
+    where (p.country_id, p.event_key) in (
+      select country_id, event_key from whatsapp.parked_statuses where received_at < now() - p_keep
+      order by received_at limit p_limit for update skip locked)
+    returning 1
+  ),
+  names as (
+    delete from whatsapp_internal.wamids_rest w
+    where (w.country_id, w.digest, w.week) in (
+      select country_id, digest, week from whatsapp_internal.wamids_rest where message_id < whatsapp_internal.uuid7_from(now() - interval '45 days')
+      order by message_id limit p_limit for update skip locked)
+    returning 1
+  ),
+  keys as (
+    delete from whatsapp.idempotency_keys k
+    where (k.country_id, k.scope, k.key) in (
+      select country_id, scope, key from whatsapp.idempotency_keys where created_at < now() - interval '7 days'
+      order by created_at limit p_limit for update skip locked)
+    returning 1
+  )
+  select (select count(*) from events) + (select count(*) from statuses) + (select count(*) from names) + (select count(*) from keys) into v_removed;
+  return v_removed + whatsapp_internal.forget_messages(p_limit) + whatsapp_internal.drop_partitions(p_keep);
+end
+$$;
+
+select whatsapp_internal.make_partitions(now());
+create index if not exists webhook_events_rest_age on whatsapp_internal.webhook_events_rest (received_at);
+create index if not exists wamids_rest_age on whatsapp_internal.wamids_rest (message_id);
 
 
 -- schemas/lanes.sql
@@ -831,7 +1122,8 @@ comment on function whatsapp_internal.quiet_end is 'The end of the quiet hours i
 --
 -- One lock order holds for everything that changes a row:
 --
---   webhook_events, messages, queue, contacts, conversations, idempotency_keys, templates, accounts, campaigns, lanes, throttles
+--   messages, parked_statuses, webhook_events, wamids, queue, contacts, conversations, idempotency_keys, templates, accounts, campaigns, campaign_people,
+--   lanes, throttles
 --
 -- each table's rows in the order of their keys. What people wait for (enqueue, settle, ingest, record_consents, enqueue_campaign, control_…)
 -- takes its rows in this order and waits where another is first. What comes again anyway (claim, sweep) never waits for a row: it takes all but
@@ -842,6 +1134,7 @@ comment on function whatsapp_internal.quiet_end is 'The end of the quiet hours i
 --     (hold_countries), and no other verb that waits runs beside it. It is short.
 --   * Rows are locked by `select … from (keys in order) k cross join lateral (select … where key = k.key for no key update)`: the order is kept,
 --     and no plan is possible but a look into the key's index for each. `update … from` keeps neither.
+--   * What people wrote comes after webhook_events: only ingest changes it, by events it has written.
 --   * A mutable column stands in no unique index but a partial one: changing it would be a change of key, for which every new reference waits.
 
 -- The contacts of a batch, in the order of their keys, before anything of theirs is changed.
@@ -1312,22 +1605,34 @@ begin
     select m.campaign_id, m.message_id, m.state
     from theirs t
     cross join lateral (
-      select m.* from whatsapp.messages m
-      where m.country_id = p_country and m.campaign_id = t.campaign_id and m.contact_id = p_into and m.campaign_again is null
-      limit 1
+      select p.message_id from whatsapp.campaign_people p
+      where p.country_id = p_country and p.campaign_id = t.campaign_id and p.contact_id = p_into limit 1
+    ) p
+    cross join lateral (
+      select m.* from whatsapp.messages m where m.country_id = p_country and m.message_id = p.message_id limit 1
     ) m
   ),
-  ranked as (
-    select m.message_id, w.waits, row_number() over (
+  ranked as materialized (
+    select m.campaign_id, m.message_id, w.waits, row_number() over (
         partition by m.campaign_id
         -- Which of the two goes or went: what has left before what waits, and that before what never will.
         order by case when m.state in ('refused', 'cancelled', 'expired') then 2 when w.waits then 1 else 0 end, m.message_id) as n
-    from (select * from theirs where campaign_id in (select campaign_id from ours) union all select * from ours) m
+    from (select * from theirs union all select * from ours) m
     cross join lateral (
       select exists (
         select from whatsapp.queue q
         where q.country_id = p_country and q.message_id = m.message_id and q.lease_id is null and q.unknown_until is null) as waits
     ) w
+  ),
+  moved as (
+    insert into whatsapp.campaign_people as p (country_id, campaign_id, contact_id, message_id)
+    select p_country, campaign_id, p_into, message_id from ranked where n = 1
+    order by campaign_id
+    on conflict (country_id, campaign_id, contact_id) do update set message_id = excluded.message_id
+  ),
+  gone as (
+    delete from whatsapp.campaign_people p using theirs t
+    where p.country_id = p_country and p.campaign_id = t.campaign_id and p.contact_id = p_from
   )
   select array_agg(message_id), array_agg(message_id) filter (where waits) into v_again, v_waiting from ranked where n > 1;
 
@@ -1456,11 +1761,8 @@ begin
     select i ->> 'country_id', m.contact_id
     from unnest(p_events) i
     cross join lateral (
-      (select m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1)
-      union all
-      (select m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid' limit 1)
+      select m.contact_id from whatsapp.messages m
+      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1
     ) m
     where i ->> 'kind' = 'status' and (i -> 'error' ->> 'effect' <> 'none' or i ->> 'window_until' is not null)
   ) p;
@@ -1493,11 +1795,7 @@ begin
     from unnest(p_statuses) i
     cross join lateral (
       select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid
-      union all
-      select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid'
-      limit 1
+      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1
     ) m
   ) f;
 
@@ -2105,47 +2403,51 @@ end;
 -- Reads the items and finds each one's account; what could not be written, who may not use the account, or names one that is not there, is
 -- refused here.
 create or replace function whatsapp_internal.read_drafts(p_items jsonb[]) returns whatsapp_internal.draft[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select array_agg(row(
-      i.n, i.country_id, a.account_id, a.state, a.opt_in_required, i.actor, i.phone, i.match_key, i.bsuid, i.contact_id, i.kind, i.content,
-      i.template_name, i.template_language, null, i.key, i.fingerprint, i.send_at, i.expires_at, i.ref, i.message_id,
-      case when judged.code is not null then 'refused' end, null, judged.code, judged.field
-    )::whatsapp_internal.draft order by i.n)
-  from (
-    select u.n, u.unwritable, r.*, whatsapp_internal.uuid7() as message_id
+begin
+  return (
+    select array_agg(row(
+        i.n, i.country_id, a.account_id, a.state, a.opt_in_required, i.actor, i.phone, i.match_key, i.bsuid, i.contact_id, i.kind, i.content,
+        i.template_name, i.template_language, null, i.key, i.fingerprint, i.send_at, i.expires_at, i.ref, i.message_id,
+        case when judged.code is not null then 'refused' end, null, judged.code, judged.field
+      )::whatsapp_internal.draft order by i.n)
     from (
-      select n, item, whatsapp_internal.unwritable(item) as unwritable from unnest(p_items) with ordinality as u (item, n) offset 0
-    ) u,
-      -- Whom it concerns is judged before what is wrong with it: nobody learns anything of another country.
-      jsonb_to_record(case when u.unwritable is null then u.item else jsonb_build_object(
-        'country_id', u.item -> 'country_id', 'actor', whatsapp_internal.as_uuid(u.item ->> 'actor'), 'account_id', u.item -> 'account_id') end
-      ) as r (
-        country_id text, account_id text, actor uuid, phone text, match_key text, bsuid text, contact_id uuid, kind text, content jsonb,
-        template_name text, template_language text, key text, fingerprint text, send_at timestamptz, expires_at timestamptz, ref text)
-  ) i
-  left join whatsapp.members m on m.country_id = i.country_id and m.user_id = i.actor
-  left join whatsapp.accounts a
-    on a.country_id = i.country_id and (a.account_id = i.account_id or (i.account_id is null and a.is_default))
-  cross join lateral (
-    select case
-      when i.unwritable in ('item', 'actor') then 'invalid_item'
-      when i.actor is not null and m.role is null then 'not_a_member'
-      when i.actor is not null and m.role not in ('operator', 'admin') then 'role_too_low'
-      when i.unwritable is not null then 'invalid_item'
-      when a.account_id is not null then null
-      when not exists (select from whatsapp.accounts c where c.country_id = i.country_id) then 'unknown_country'
-      when i.account_id is null then 'no_default_account'
-      else 'no_such_account'
-    end as code
-  ) verdict
-  cross join lateral (
-    select verdict.code, case
-      when verdict.code = 'invalid_item' then i.unwritable
-      when verdict.code = 'no_such_account' then 'account'
-      when verdict.code is not null then 'country_id'
-    end as field
-  ) judged
+      select u.n, u.unwritable, r.*, whatsapp_internal.uuid7() as message_id
+      from (
+        select n, item, whatsapp_internal.unwritable(item) as unwritable from unnest(p_items) with ordinality as u (item, n) offset 0
+      ) u,
+        -- Whom it concerns is judged before what is wrong with it: nobody learns anything of another country.
+        jsonb_to_record(case when u.unwritable is null then u.item else jsonb_build_object(
+          'country_id', u.item -> 'country_id', 'actor', whatsapp_internal.as_uuid(u.item ->> 'actor'), 'account_id', u.item -> 'account_id') end
+        ) as r (
+          country_id text, account_id text, actor uuid, phone text, match_key text, bsuid text, contact_id uuid, kind text, content jsonb,
+          template_name text, template_language text, key text, fingerprint text, send_at timestamptz, expires_at timestamptz, ref text)
+    ) i
+    left join whatsapp.members m on m.country_id = i.country_id and m.user_id = i.actor
+    left join whatsapp.accounts a
+      on a.country_id = i.country_id and (a.account_id = i.account_id or (i.account_id is null and a.is_default))
+    cross join lateral (
+      select case
+        when i.unwritable in ('item', 'actor') then 'invalid_item'
+        when i.actor is not null and m.role is null then 'not_a_member'
+        when i.actor is not null and m.role not in ('operator', 'admin') then 'role_too_low'
+        when i.unwritable is not null then 'invalid_item'
+        when a.account_id is not null then null
+        when not exists (select from whatsapp.accounts c where c.country_id = i.country_id) then 'unknown_country'
+        when i.account_id is null then 'no_default_account'
+        else 'no_such_account'
+      end as code
+    ) verdict
+    cross join lateral (
+      select verdict.code, case
+        when verdict.code = 'invalid_item' then i.unwritable
+        when verdict.code = 'no_such_account' then 'account'
+        when verdict.code is not null then 'country_id'
+      end as field
+    ) judged
+  );
+end
 $$;
 
 -- The draft with what is given; the rest stays as it was. Inlined, so it has no settings.
@@ -2165,18 +2467,22 @@ $$;
 
 -- Drafts whose key has been used get the answer of that time, or a refusal if the request was another one.
 create or replace function whatsapp_internal.replay_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select array_agg(whatsapp_internal.draft_with(
-      d, account_id => m.account_id, contact_id => m.contact_id, message_id => m.message_id,
-      status => case when k.fingerprint = d.fingerprint then 'replayed' when k.key is not null then 'refused' end,
-      state => case when m.send_at > m.created_at then 'scheduled' when m.message_id is not null then 'queued' end,
-      code => case when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
-      field => case when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
-    ) order by d.n)
-  from unnest(p_drafts) d
-  left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key
-  left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
+begin
+  return (
+    select array_agg(whatsapp_internal.draft_with(
+        d, account_id => m.account_id, contact_id => m.contact_id, message_id => m.message_id,
+        status => case when k.fingerprint = d.fingerprint then 'replayed' when k.key is not null then 'refused' end,
+        state => case when m.send_at > m.created_at then 'scheduled' when m.message_id is not null then 'queued' end,
+        code => case when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
+        field => case when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
+      ) order by d.n)
+    from unnest(p_drafts) d
+    left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key
+    left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
+  );
+end
 $$;
 
 -- Every undecided draft finds its person, or makes them known.
@@ -2237,32 +2543,36 @@ $$;
 -- The gates, for each undecided draft; sets the category the template has at Meta. A message for later is judged again at its time,
 -- so the window is not asked of it now.
 create or replace function whatsapp_internal.judge_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select array_agg(whatsapp_internal.draft_with(
-      d, category => t.category, code => gate.code,
-      status => case when gate.code is not null then 'refused' end,
-      field => case
-        when gate.code like 'template%' then 'message.template'
-        when gate.code = 'message_expired' then 'expires_at'
-        when gate.code like 'account%' then 'account'
-        when gate.code is not null then 'to'
-      end
-    ) order by d.n)
-  from unnest(p_drafts) d
-  left join whatsapp.contacts c on d.status is null and c.country_id = d.country_id and c.contact_id = d.contact_id
-  left join whatsapp.conversations v
-    on d.status is null and v.country_id = d.country_id and v.account_id = d.account_id and v.contact_id = d.contact_id
-  left join whatsapp.templates t
-    on d.status is null and t.country_id = d.country_id and t.account_id = d.account_id and t.name = d.template_name
-    and t.language = d.template_language
-  cross join lateral (
-    select case when d.status is null then whatsapp_internal.refusal(
-      d.account_state, d.kind, t.category, t.status,
-      case when d.send_at > now() then d.send_at + interval '1 day' else v.window_until end,
-      greatest(v.window_until, v.entry_point_until), v.last_inbound_at, c.opted_in_at, d.opt_in_required, c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, d.expires_at, now()
-    ) end as code
-  ) gate
+begin
+  return (
+    select array_agg(whatsapp_internal.draft_with(
+        d, category => t.category, code => gate.code,
+        status => case when gate.code is not null then 'refused' end,
+        field => case
+          when gate.code like 'template%' then 'message.template'
+          when gate.code = 'message_expired' then 'expires_at'
+          when gate.code like 'account%' then 'account'
+          when gate.code is not null then 'to'
+        end
+      ) order by d.n)
+    from unnest(p_drafts) d
+    left join whatsapp.contacts c on d.status is null and c.country_id = d.country_id and c.contact_id = d.contact_id
+    left join whatsapp.conversations v
+      on d.status is null and v.country_id = d.country_id and v.account_id = d.account_id and v.contact_id = d.contact_id
+    left join whatsapp.templates t
+      on d.status is null and t.country_id = d.country_id and t.account_id = d.account_id and t.name = d.template_name
+      and t.language = d.template_language
+    cross join lateral (
+      select case when d.status is null then whatsapp_internal.refusal(
+        d.account_state, d.kind, t.category, t.status,
+        case when d.send_at > now() then d.send_at + interval '1 day' else v.window_until end,
+        greatest(v.window_until, v.entry_point_until), v.last_inbound_at, c.opted_in_at, d.opt_in_required, c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, d.expires_at, now()
+      ) end as code
+    ) gate
+  );
+end
 $$;
 
 -- Writes the keys of the drafts that may go. Of two callers with one key the second waits here for the first and then finds
@@ -2313,9 +2623,6 @@ begin
   select country_id, message_id, account_id, contact_id, 'outbound', kind, state, content, template_name, template_language, category, ref,
     actor, send_at, expires_at
   from unnest(p_drafts) where status = 'accepted';
-
-  insert into whatsapp.message_events (country_id, message_id, event)
-  select country_id, message_id, 'message_' || state from unnest(p_drafts) where status = 'accepted';
 
   insert into whatsapp.queue (country_id, message_id, account_id, contact_id, lane, due_at, run_at, expires_at, scheduled)
   select country_id, message_id, account_id, contact_id, whatsapp_internal.lane_of(kind, category),
@@ -2560,13 +2867,13 @@ begin
     set state = whatsapp_internal.state_of(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at, 'sending'),
       -- What an earlier try met is in message_events; here it would pass for the reason of a later failure.
       error_code = null, error_title = null, error_details = null,
-      attempts = m.attempts + 1
+      attempts = m.attempts + 1, sending_at = coalesce(m.sending_at, p_at)
     from picked p
     where m.country_id = p.country_id and m.message_id = p.message_id
-    returning m.message_id, m.attempts
+    returning m.message_id, m.attempts, m.sending_at
   )
   insert into whatsapp.message_events (country_id, message_id, event, at, detail)
-  select p_country, message_id, 'message_sending', p_at, jsonb_build_object('attempt', attempts) from sending;
+  select p_country, message_id, 'message_sending', p_at, jsonb_build_object('attempt', attempts) from sending where sending_at < p_at;
 
   return whatsapp_internal.lease_answer(p_country, v_lease);
 end
@@ -3066,33 +3373,74 @@ begin
 end
 $$;
 
--- Takes the statuses that were parked under those of these wamids that are known now: they are for apply_statuses. Each wamid is looked up by itself,
--- so what waits for messages of another system on the number costs nothing.
-create or replace function whatsapp_internal.take_parked(p_countries text[], p_accounts text[], p_wamids text[]) returns jsonb[]
+-- Takes the statuses that were parked under these wamids: they are for apply_statuses, and speak of these messages. A failure is kept by its key, as
+-- ingest does, and what is kept already is no news.
+create or replace function whatsapp_internal.take_parked(p_countries text[], p_accounts text[], p_wamids text[], p_messages uuid[]) returns jsonb[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_events jsonb[];
-  v_countries text[];
-  v_keys uuid[];
+  v_kept uuid[];
 begin
-  select array_agg(w.event), array_agg(k.country_id), array_agg(w.event_key) into v_events, v_countries, v_keys
-  from (select distinct * from unnest(p_countries, p_accounts, p_wamids) as u (country_id, account_id, wamid) where u.wamid is not null) k
+  select array_agg(p.event || jsonb_build_object('message_id', k.message_id)) into v_events
+  from (
+    select distinct on (country_id, account_id, wamid) *
+    from unnest(p_countries, p_accounts, p_wamids, p_messages) as u (country_id, account_id, wamid, message_id) where u.wamid is not null
+  ) k
   cross join lateral (
-    select w.event_key, w.event from whatsapp.webhook_events w
-    where w.country_id = k.country_id and w.account_id = k.account_id and w.wamid = k.wamid and w.outcome = 'parked'
+    select p.event from whatsapp.parked_statuses p
+    where p.country_id = k.country_id and p.account_id = k.account_id and p.wamid = k.wamid
     for no key update skip locked
-  ) w
-  cross join lateral (
-    select from whatsapp.messages m where m.country_id = k.country_id and m.account_id = k.account_id and m.wamid = k.wamid
-      and m.direction = 'outbound' limit 1
-  ) known;
-  if v_events is not null then
-    update whatsapp.webhook_events w set outcome = 'applied', event = null, look_again_at = null
-    from unnest(v_countries, v_keys) as t (country_id, event_key)
-    where w.country_id = t.country_id and w.event_key = t.event_key;
+  ) p;
+  if v_events is null then
+    return null;
   end if;
-  return v_events;
+  delete from whatsapp.parked_statuses p
+  using unnest(v_events) i
+  where p.country_id = i ->> 'country_id' and p.event_key = (i ->> 'key')::uuid;
+  with kept as (
+    insert into whatsapp.webhook_events (country_id, day, event_key, account_id, field, kind, outcome, payload)
+    select i ->> 'country_id', whatsapp_internal.day_of((i ->> 'at')::double precision), (i ->> 'key')::uuid, i ->> 'account_id', i ->> 'field', i ->> 'kind',
+      'applied', i -> 'payload'
+    from unnest(v_events) i where i ->> 'state' = 'failed'
+    order by 1, 3
+    on conflict do nothing
+    returning event_key
+  )
+  select array_agg(event_key) into v_kept from kept;
+  return array(select i from unnest(v_events) i where i ->> 'state' <> 'failed' or (i ->> 'key')::uuid = any (v_kept));
+end
+$$;
+
+-- Makes messages known by Meta's ids of them. One that another message holds is left out of its result, and told in its detail.
+create or replace function whatsapp_internal.name_results(p_results whatsapp_internal.result[]) returns whatsapp_internal.result[]
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_named uuid[];
+begin
+  with named as (
+    insert into whatsapp.wamids (country_id, digest, week, message_id)
+    select r.country_id, whatsapp_internal.digest_of(r.account_id, r.wamid), whatsapp_internal.week_of(whatsapp_internal.today()), r.message_id
+    from unnest(p_results) r where r.wamid is not null
+    order by 1, 2, 4
+    on conflict do nothing
+    returning message_id
+  )
+  select array_agg(message_id) into v_named from named;
+  if cardinality(v_named) = cardinality(p_results) then
+    return p_results;
+  end if;
+  return array(
+    select jsonb_populate_record(r, case when other.message_id is null then '{}' else jsonb_build_object(
+      'wamid', null, 'detail', coalesce(r.detail, '{}') || jsonb_build_object('wamid_of_another', r.wamid)) end)
+    from unnest(p_results) r
+    left join lateral (
+      select w.message_id from whatsapp.wamids w
+      where w.country_id = r.country_id and w.digest = whatsapp_internal.digest_of(r.account_id, r.wamid)
+        and w.week = whatsapp_internal.week_of(whatsapp_internal.today()) and w.message_id <> r.message_id and r.message_id <> all (coalesce(v_named, '{}'))
+    ) other on true
+    order by r.country_id, r.message_id);
 end
 $$;
 
@@ -3137,20 +3485,13 @@ begin
         when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
         else r.outcome
       end,
-      case when r.turn = 1 and other.message_id is null then r.wamid end,
-      r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts,
-      case when r.turn > 1 or other.message_id is not null then coalesce(r.detail, '{}') || jsonb_build_object('wamid_of_another', r.wamid)
-        else r.detail end,
+      r.wamid, r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts,
+      r.detail,
       r.account_id, r.contact_id, r.template_name, r.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
   into v_results
-  from (
-    select *, case when wamid is null then 1 else row_number() over (partition by country_id, account_id, wamid order by message_id) end as turn
-    from unnest(v_results)
-  ) r
+  from unnest(v_results) r
   join whatsapp.messages m on m.country_id = r.country_id and m.message_id = r.message_id
   left join whatsapp.queue q on q.country_id = r.country_id and q.message_id = r.message_id
-  left join whatsapp.messages other
-    on other.country_id = r.country_id and other.account_id = r.account_id and other.wamid = r.wamid and other.message_id <> r.message_id
   where case r.outcome
     when 'accepted' then m.accepted_at is null or q.message_id is not null
     when 'unknown' then q.lease_id = r.lease_id and q.unknown_until is null
@@ -3160,36 +3501,41 @@ begin
   if v_results is null then
     return jsonb_build_object('settled', 0, 'stale', coalesce(cardinality(p_results), 0));
   end if;
+  v_results := whatsapp_internal.name_results(v_results);
 
-  update whatsapp.messages m
-  set
-    wamid = coalesce(r.wamid, m.wamid),
-    accepted_at = case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
-    failed_at = case
-      when r.outcome = 'rejected' then coalesce(m.failed_at, now())
-      when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
-    end,
-    error_code = coalesce(r.code, m.error_code),
-    error_title = coalesce(r.title, case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end),
-    error_details = coalesce(r.details, m.error_details),
-    attempts = case when r.outcome in ('held', 'released') then greatest(m.attempts - 1, 0) else m.attempts end,
-    state = whatsapp_internal.state_of(
-      case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
-      m.sent_at, m.delivered_at, m.read_at, m.played_at,
-      case
+  with moved as (
+    update whatsapp.messages m
+    set
+      wamid = coalesce(r.wamid, m.wamid),
+      accepted_at = case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
+      failed_at = case
         when r.outcome = 'rejected' then coalesce(m.failed_at, now())
         when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
       end,
-      case when r.outcome = 'unknown' then 'unknown' else 'queued' end)
-  from unnest(v_results) r
-  where m.country_id = r.country_id and m.message_id = r.message_id;
-
+      error_code = coalesce(r.code, m.error_code),
+      error_title = coalesce(r.title, case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end),
+      error_details = coalesce(r.details, m.error_details),
+      attempts = case when r.outcome in ('held', 'released') then greatest(m.attempts - 1, 0) else m.attempts end,
+      state = whatsapp_internal.state_of(
+        case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
+        m.sent_at, m.delivered_at, m.read_at, m.played_at,
+        case
+          when r.outcome = 'rejected' then coalesce(m.failed_at, now())
+          when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
+        end,
+        case when r.outcome = 'unknown' then 'unknown' else 'queued' end)
+    from unnest(v_results) r
+    where m.country_id = r.country_id and m.message_id = r.message_id
+    returning r.*, m.accepted_at
+  )
+  -- That Meta took it, and nothing else, is told by accepted_at.
   insert into whatsapp.message_events (country_id, message_id, event, code, title, detail)
   select country_id, message_id,
     case outcome when 'rejected' then 'message_failed' when 'retry' then 'message_retry' else 'message_' || outcome end,
     code, title,
     nullif(jsonb_strip_nulls(coalesce(detail, '{}') || jsonb_build_object('details', details, 'wait_seconds', wait_seconds)), '{}')
-  from unnest(v_results);
+  from moved
+  where outcome <> 'accepted' or accepted_at < now() or coalesce(code::text, title, details, detail::text, wait_seconds::text) is not null;
 
   delete from whatsapp.queue q
   using unnest(v_results) r
@@ -3222,7 +3568,8 @@ begin
 
   perform whatsapp_internal.wake_next(v_results);
   v_parked := whatsapp_internal.take_parked(
-    array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results)));
+    array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results)),
+    array(select message_id from unnest(v_results)));
   v_effects := v_results || whatsapp_internal.apply_statuses(v_parked);
   perform whatsapp_internal.hold_contacts(array_agg(r.country_id), array_agg(r.contact_id))
   from unnest(v_effects) r
@@ -3303,28 +3650,26 @@ $$;
 --   A contact is {wa_id, match_key, bsuid, parent_bsuid, identity_key_hash, name, username, previous_wa_id, previous_match_key, previous_bsuid}.
 --   returns   jsonb    {"received": n, "applied": n, "parked": n}
 --
--- Safe to repeat: the insert into webhook_events decides what is new, and only that is applied, in the same transaction. The order of
--- statuses does not matter: each fact has its own column and the state is a function of the facts (whatsapp_internal.state_of). The event of a
--- message is its content: what Meta says anew in other words under a wamid we know is another event, and goes to the message's story.
+-- Safe to repeat. Of a status the fact decides: what its message has been told already is no news, and what is news is applied and its raw payload kept,
+-- those of one call in one row. Of all else, failures included, the insert into webhook_events decides what is new, and only that is applied, in the
+-- same transaction. The order of statuses does not matter: each fact has its own column and the state is a function of the facts
+-- (whatsapp_internal.state_of). The event of a message is its content: what Meta says anew in other words under a wamid we know is another event, and
+-- goes to the message's story.
 --
--- Locks: events, messages, queue, contacts and so on, in the one order of locks.sql; the throttle row last and shortest.
+-- Locks: messages, parked statuses, events, queue, contacts and so on, in the one order of locks.sql; the throttle row last and shortest.
 
 -- Free entry points, of which statuses tell. Apart from apply_statuses, for conversations come after people in the lock order.
-create or replace function whatsapp_internal.open_entry_points(p_events jsonb[]) returns void
+create or replace function whatsapp_internal.open_entry_points(p_statuses jsonb[]) returns void
 language sql volatile set search_path = ''
 as $$
   update whatsapp.conversations v
   set entry_point_until = greatest(v.entry_point_until, w.until)
   from (
     select i ->> 'country_id' as country_id, m.account_id, m.contact_id, max(to_timestamp((i ->> 'window_until')::double precision)) as until
-    from unnest(p_events) i
+    from unnest(p_statuses) i
     cross join lateral (
-      (select m.account_id, m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.message_id = (i ->> 'message_id')::uuid limit 1)
-      union all
-      (select m.account_id, m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid' limit 1)
-      limit 1
+      select m.account_id, m.contact_id from whatsapp.messages m
+      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1
     ) m
     where i ->> 'window_until' is not null
     group by 1, 2, 3 order by 1, 2, 3
@@ -3332,29 +3677,78 @@ as $$
   where v.country_id = w.country_id and v.account_id = w.account_id and v.contact_id = w.contact_id
 $$;
 
--- Moves messages by statuses. Each event must be new. Statuses of one message are folded into one update of it. Answers what Meta's errors among
--- them mean beyond their messages, for apply_effects: its rows come later in the lock order. Only what we sent has a status: one that names an
--- inbound message moves nothing.
-create or replace function whatsapp_internal.apply_statuses(p_events jsonb[]) returns whatsapp_internal.result[]
+-- The statuses among these events, each with what becomes of it: `news` of a message of ours (its `message_id` is set to the one it speaks of, which
+-- Meta names by our id or by its own), `told` already, `parked` because nobody knows its message yet, or `ignored`: only what we sent has a status.
+-- A failure is always news, and its event's key decides. `names` where it is the first to tell Meta's id of its message.
+-- The messages are locked from here on, in the order of their keys, so that of two that bring the same the second finds it told.
+create or replace function whatsapp_internal.hear_statuses(p_events jsonb[]) returns whatsapp_internal.heard[]
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  return (
+    select array_agg(row(
+      case when m.message_id is null or m.message_id = e.named then e.i else e.i || jsonb_build_object('message_id', m.message_id) end,
+      case
+        when m.message_id is null then 'parked'
+        when m.direction <> 'outbound' then 'ignored'
+        when case e.i ->> 'state'
+          when 'sent' then m.sent_at when 'delivered' then m.delivered_at when 'read' then m.read_at when 'played' then m.played_at end is not null
+          then 'told'
+        else 'news'
+      end, m.wamid is null)::whatsapp_internal.heard)
+    from (
+      select e.*, coalesce(e.named, w.message_id) as message_id
+      from (
+        select i, i ->> 'country_id' as country_id, i ->> 'account_id' as account_id, (i ->> 'message_id')::uuid as named
+        from unnest(p_events) i
+        where i ->> 'kind' = 'status'
+      ) e
+      cross join lateral (select from whatsapp.accounts a where a.country_id = e.country_id and a.account_id = e.account_id limit 1) a
+      left join lateral (
+        select w.message_id from whatsapp.wamids w
+        where e.named is null and w.country_id = e.country_id and w.digest = whatsapp_internal.digest_of(e.account_id, e.i ->> 'wamid')
+        limit 1
+      ) w on true
+      order by e.country_id, message_id
+    ) e
+    left join lateral (
+      select m.* from whatsapp.messages m
+      where m.country_id = e.country_id and m.message_id = e.message_id and m.account_id = e.account_id
+      for no key update
+    ) k on true
+    -- Our id, but not ours: another system's on the number, or another number's.
+    left join lateral (
+      select m.* from whatsapp.wamids w
+      cross join lateral (select m.* from whatsapp.messages m where m.country_id = w.country_id and m.message_id = w.message_id for no key update) m
+      where k.message_id is null and e.named is not null
+        and w.country_id = e.country_id and w.digest = whatsapp_internal.digest_of(e.account_id, e.i ->> 'wamid')
+      limit 1
+    ) o on true
+    cross join lateral (
+      select coalesce(k.message_id, o.message_id) as message_id, coalesce(k.direction, o.direction) as direction, coalesce(k.wamid, o.wamid) as wamid,
+        coalesce(k.sent_at, o.sent_at) as sent_at, coalesce(k.delivered_at, o.delivered_at) as delivered_at,
+        coalesce(k.read_at, o.read_at) as read_at, coalesce(k.played_at, o.played_at) as played_at
+    ) m
+  );
+end
+$$;
+
+-- Moves messages by statuses that are news of them, each with our id of its message; the messages are locked. Statuses of one message are folded into one update of it. Answers
+-- what Meta's errors among them mean beyond their messages, for apply_effects: its rows come later in the lock order.
+create or replace function whatsapp_internal.apply_statuses(p_statuses jsonb[]) returns whatsapp_internal.result[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_results whatsapp_internal.result[];
+  v_tell boolean;
 begin
-  if p_events is null then
+  if coalesce(cardinality(p_statuses), 0) = 0 then
     return null;
   end if;
   with facts as materialized (
-    select e.country_id, coalesce(by_id.message_id, by_wamid.message_id) as message_id, e.account_id, e.wamid, e.state,
-      whatsapp_internal.event_time(e.at) as at, e.error, e.price
-    from (select r.* from unnest(p_events) i, jsonb_to_record(i) as r (
-        country_id text, account_id text, message_id uuid, wamid text, state text, at double precision, error jsonb, price jsonb)) e
-    left join whatsapp.messages by_id
-      on by_id.country_id = e.country_id and by_id.message_id = e.message_id and by_id.account_id = e.account_id
-        and by_id.direction = 'outbound'
-    left join whatsapp.messages by_wamid
-      on by_wamid.country_id = e.country_id and by_wamid.account_id = e.account_id and by_wamid.wamid = e.wamid and by_id.message_id is null
-        and by_wamid.direction = 'outbound'
+    select e.country_id, e.account_id, e.message_id, e.wamid, e.state, whatsapp_internal.event_time(e.at) as at, e.error, e.price, e.payload
+    from unnest(p_statuses) i, jsonb_to_record(i) as e (
+      country_id text, account_id text, message_id uuid, wamid text, state text, at double precision, error jsonb, price jsonb, payload jsonb)
   ),
   folded as materialized (
     select country_id, message_id, max(wamid) as wamid,
@@ -3364,19 +3758,10 @@ begin
       min(at) filter (where state = 'played') as played_at,
       min(at) filter (where state = 'failed') as failed_at,
       array_agg(error order by at) filter (where state = 'failed' and error is not null) as errors,
-      (array_agg(price order by at) filter (where price is not null))[1] as price
+      (array_agg(price order by at) filter (where price is not null))[1] as price,
+      bool_or(state = 'failed' or error is not null) or count(price) > 1 as odd
     from facts
-    where message_id is not null
     group by country_id, message_id
-  ),
-  locked as materialized (
-    select f.*, f.errors[1] as error
-    from (select * from folded order by country_id, message_id) f
-    cross join lateral (
-      select from whatsapp.messages m
-      where m.country_id = f.country_id and m.message_id = f.message_id
-      for no key update of m
-    ) m
   ),
   moved as (
     update whatsapp.messages m
@@ -3388,25 +3773,19 @@ begin
       played_at = least(m.played_at, f.played_at),
       -- Whatever Meta tells takes back that we gave it up for lost.
       failed_at = least(case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at end, f.failed_at),
-      error_code = coalesce(m.error_code, (f.error ->> 'code')::integer),
+      error_code = coalesce(m.error_code, (f.errors[1] ->> 'code')::integer),
       error_title = coalesce(
-        case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end, f.error ->> 'title'),
-      error_details = coalesce(m.error_details, f.error ->> 'details'),
+        case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end, f.errors[1] ->> 'title'),
+      error_details = coalesce(m.error_details, f.errors[1] ->> 'details'),
       price = coalesce(m.price, f.price),
       state = whatsapp_internal.state_of(
         m.accepted_at, least(m.sent_at, f.sent_at), least(m.delivered_at, f.delivered_at), least(m.read_at, f.read_at),
         least(m.played_at, f.played_at),
         least(case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at end, f.failed_at), m.state)
-    from locked f
+    from folded f
     where m.country_id = f.country_id and m.message_id = f.message_id
-    returning m.country_id, m.message_id, m.account_id, m.contact_id, m.template_name, m.template_language, f.errors
-  ),
-  told as (
-    insert into whatsapp.message_events (country_id, message_id, event, at, code, title, detail)
-    select country_id, message_id, 'message_' || state, at, (error ->> 'code')::integer, error ->> 'title',
-      nullif(jsonb_strip_nulls(jsonb_build_object('details', error ->> 'details', 'price', price)), '{}')
-    from facts where message_id is not null
-    order by at
+    returning m.country_id, m.message_id, m.account_id, m.contact_id, m.template_name, m.template_language, f.errors,
+      f.odd or f.price <> m.price as tells
   ),
   -- A message Meta speaks of was sent. What waits in the queue without a lease in force must never go again.
   done as (
@@ -3414,14 +3793,58 @@ begin
     using moved m
     where q.country_id = m.country_id and q.message_id = m.message_id
       and (q.lease_id is null or q.unknown_until is not null)
+  ),
+  kept as (
+    insert into whatsapp.webhook_events (country_id, day, event_key, account_id, field, kind, outcome, payload)
+    select country_id, whatsapp_internal.today(), whatsapp_internal.uuid7(), account_id, 'messages', 'status', 'applied', jsonb_agg(payload)
+    from facts where state <> 'failed' group by country_id, account_id
   )
-  select array_agg(row(
-      m.country_id, m.message_id, null, 'rejected', null, null, null, (e ->> 'code')::integer, e ->> 'title', null,
-      e ->> 'effect', (e ->> 'wait_seconds')::double precision, null, null, m.account_id, m.contact_id, m.template_name,
-      m.template_language)::whatsapp_internal.result)
-  into v_results
-  from moved m cross join unnest(m.errors) e;
+  select (
+      select array_agg(row(
+        m.country_id, m.message_id, null, 'rejected', null, null, null, (e ->> 'code')::integer, e ->> 'title', null,
+        e ->> 'effect', (e ->> 'wait_seconds')::double precision, null, null, m.account_id, m.contact_id, m.template_name,
+        m.template_language)::whatsapp_internal.result)
+      from moved m cross join unnest(m.errors) e),
+    bool_or(tells)
+  into v_results, v_tell
+  from moved;
+  if v_tell then
+    perform whatsapp_internal.tell_statuses(p_statuses);
+  end if;
   return v_results;
+end
+$$;
+
+-- Tells the story of statuses what the columns do not: failures, and a price that is not the one which was told first.
+create or replace function whatsapp_internal.tell_statuses(p_statuses jsonb[]) returns void
+language sql volatile set search_path = ''
+as $$
+  insert into whatsapp.message_events (country_id, message_id, event, at, code, title, detail)
+  select e.country_id, e.message_id, 'message_' || e.state, whatsapp_internal.event_time(e.at), (e.error ->> 'code')::integer, e.error ->> 'title',
+    nullif(jsonb_strip_nulls(jsonb_build_object('details', e.error ->> 'details', 'price', e.price)), '{}')
+  from unnest(p_statuses) i, jsonb_to_record(i) as e (
+    country_id text, message_id uuid, state text, at double precision, error jsonb, price jsonb)
+  cross join lateral (
+    select m.price from whatsapp.messages m where m.country_id = e.country_id and m.message_id = e.message_id limit 1
+  ) m
+  where e.state = 'failed' or e.error is not null or e.price <> m.price
+  order by e.at
+$$;
+
+-- Makes messages known by the wamids that statuses are the first to tell. Answers the statuses that waited for these, for apply_statuses.
+create or replace function whatsapp_internal.learn_wamids(p_statuses jsonb[]) returns jsonb[]
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  insert into whatsapp.wamids (country_id, digest, week, message_id)
+  select distinct i ->> 'country_id', whatsapp_internal.digest_of(i ->> 'account_id', i ->> 'wamid'),
+    whatsapp_internal.week_of(whatsapp_internal.today()), (i ->> 'message_id')::uuid
+  from unnest(p_statuses) i
+  order by 1, 2, 4
+  on conflict do nothing;
+  return whatsapp_internal.take_parked(
+    array(select i ->> 'country_id' from unnest(p_statuses) i), array(select i ->> 'account_id' from unnest(p_statuses) i),
+    array(select i ->> 'wamid' from unnest(p_statuses) i), array(select (i ->> 'message_id')::uuid from unnest(p_statuses) i));
 end
 $$;
 
@@ -3444,8 +3867,9 @@ begin
     select u.n, m.country_id, m.message_id, u.i -> 'content' as content, whatsapp_internal.event_time((u.i ->> 'at')::double precision) as at
     from unnest(p_events) with ordinality as u (i, n)
     cross join lateral (
-      select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = u.i ->> 'country_id' and m.account_id = u.i ->> 'account_id' and m.wamid = u.i ->> 'wamid'
+      select w.country_id, w.message_id from whatsapp.wamids w
+      where w.country_id = u.i ->> 'country_id' and w.digest = whatsapp_internal.digest_of(u.i ->> 'account_id', u.i ->> 'wamid')
+      limit 1
     ) m
     where u.i ->> 'kind' = 'message'
   ),
@@ -3481,7 +3905,8 @@ begin
   if v_old is not null then
     update whatsapp.webhook_events w set outcome = 'recorded'
     from unnest(v_old) as o (n)
-    where w.country_id = p_events[o.n] ->> 'country_id' and w.event_key = (p_events[o.n] ->> 'key')::uuid;
+    where w.country_id = p_events[o.n] ->> 'country_id' and w.event_key = (p_events[o.n] ->> 'key')::uuid
+      and w.day = whatsapp_internal.day_of((p_events[o.n] ->> 'at')::double precision);
   end if;
   return case
     when coalesce(v_old, v_other) is null then p_events
@@ -3505,7 +3930,7 @@ begin
       i -> 'content' as content, i -> 'error' as error, t.at, p.contact_id,
       -- Meta does not say that a reaction, a correction or a deletion opens the window: what is not said is not relied upon.
       i ->> 'kind' = 'call' or coalesce(i -> 'content' ->> 'type', '') not in ('reaction', 'edit', 'revoke') as opens,
-      i ? 'repeated' as repeated
+      i ? 'repeated' as repeated, whatsapp_internal.week_of(whatsapp_internal.day_of((i ->> 'at')::double precision)) as week
     from unnest(p_events) with ordinality as u (i, n)
     cross join lateral (select whatsapp_internal.event_time((i ->> 'at')::double precision) as at) t
     left join lateral whatsapp_internal.contact_of(i ->> 'country_id', i -> 'contact' ->> 'match_key', i -> 'contact' ->> 'bsuid', t.at) p on true
@@ -3524,18 +3949,24 @@ begin
   ),
   -- Of two contents of one new message, the one there is something to see in.
   first as materialized (
-    select distinct on (country_id, account_id, wamid) *
+    select distinct on (country_id, account_id, wamid) whatsapp_internal.uuid7() as message_id, inbound.*
     from inbound
     where kind = 'message' and contact_id is not null and not repeated
     order by country_id, account_id, wamid, whatsapp_internal.is_placeholder(content), at, n
   ),
+  named as (
+    insert into whatsapp.wamids (country_id, digest, week, message_id)
+    select country_id, whatsapp_internal.digest_of(account_id, wamid), week, message_id from first
+    order by 1, 2
+    on conflict do nothing
+    returning country_id, message_id
+  ),
   logged as (
-    insert into whatsapp.messages (country_id, account_id, contact_id, direction, kind, state, content, wamid, created_at)
-    select country_id, account_id, contact_id, 'inbound', coalesce(content ->> 'type', 'unknown'), 'received', content, wamid, at
+    insert into whatsapp.messages (country_id, message_id, account_id, contact_id, direction, kind, state, content, wamid, created_at)
+    select country_id, message_id, account_id, contact_id, 'inbound', coalesce(content ->> 'type', 'unknown'), 'received', content, wamid, at
     from first
     order by country_id, at, wamid
-    on conflict do nothing
-    returning country_id, message_id, account_id, wamid, created_at
+    returning country_id, message_id, account_id, wamid
   ),
   told as (
     insert into whatsapp.message_events (country_id, message_id, event, at, code, title, detail)
@@ -3544,9 +3975,10 @@ begin
     from logged l
     join inbound i on i.country_id = l.country_id and i.account_id = l.account_id and i.wamid = l.wamid and i.kind = 'message' and not i.repeated
     left join first f on f.n = i.n
+    where f.n is null or i.error ->> 'title' is not null or i.error ->> 'code' is not null
     order by f.n is null, i.n
   )
-  select (select count(*) from first) > (select count(*) from logged) into v_missed;
+  select (select count(*) from first) > (select count(*) from named) into v_missed;
   if v_missed then
     -- Another transaction has just logged one of them, perhaps in other words: tried again, it is a repeat.
     raise exception 'a message was logged meanwhile' using errcode = 'serialization_failure';
@@ -3691,7 +4123,8 @@ begin
   end if;
   update whatsapp.webhook_events w set outcome = 'recorded'
   from unnest(p_events, v_before, whatsapp_internal.standing_of(p_events)) as u (i, before, after)
-  where u.before is not distinct from u.after and w.country_id = u.i ->> 'country_id' and w.event_key = (u.i ->> 'key')::uuid;
+  where u.before is not distinct from u.after and w.country_id = u.i ->> 'country_id' and w.event_key = (u.i ->> 'key')::uuid
+    and w.day = whatsapp_internal.day_of((u.i ->> 'at')::double precision);
 end
 $$;
 
@@ -3711,27 +4144,38 @@ as $$
     from unnest(p_events) with ordinality as u (i, n) order by n)
 $$;
 
-create or replace function whatsapp.ingest(p_events jsonb[]) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+-- Statuses of messages nobody knows (yet). Answers those that are new.
+create or replace function whatsapp_internal.park_statuses(p_statuses jsonb[]) returns jsonb[]
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_parked jsonb[];
+begin
+  with parked as (
+    insert into whatsapp.parked_statuses (country_id, event_key, account_id, wamid, event)
+    select distinct on (country_id, event_key) * from (
+      select i ->> 'country_id' as country_id, (i ->> 'key')::uuid as event_key, i ->> 'account_id', i ->> 'wamid', i from unnest(p_statuses) i) e
+    order by country_id, event_key
+    on conflict do nothing
+    returning event
+  )
+  select array_agg(event) into v_parked from parked;
+  return v_parked;
+end
+$$;
+
+-- Stores what has a key: all that is no status, statuses of nobody's, of inbound messages, and failures. Answers the keys of what is new and to be applied.
+create or replace function whatsapp_internal.store_events(p_events jsonb[], p_heard whatsapp_internal.heard[]) returns uuid[]
+language plpgsql volatile set search_path = ''
 as $$
 declare
   v_keys uuid[];
-  v_parked_keys uuid[];
-  v_new jsonb[];
-  -- Nearly always nothing: asked once more only if it is something.
-  v_people whatsapp_internal.person[] := whatsapp_internal.people_of(p_events);
-  v_statuses jsonb[];
-  v_parked jsonb[];
-  v_inbound jsonb[];
-  v_effects whatsapp_internal.result[];
-  v_alone boolean := v_people is not null and whatsapp_internal.makes_people(v_people);
 begin
-  perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_events) i), v_alone);
-
   with arrived as materialized (
     select distinct on (country_id, event_key)
       case when a.account_id is null then 'ZZ' else i ->> 'country_id' end as country_id, (i ->> 'key')::uuid as event_key,
-      a.account_id, i ->> 'field' as field, i ->> 'kind' as kind, i ->> 'wamid' as wamid, i as event,
+      whatsapp_internal.day_of((i ->> 'at')::double precision) as day,
+      a.account_id, i ->> 'field' as field, i ->> 'kind' as kind, i -> 'payload' as payload,
       case
         when i ->> 'kind' in ('ignored', 'unparsable', 'unroutable') then i ->> 'kind'
         when a.account_id is null then 'unroutable'
@@ -3739,37 +4183,74 @@ begin
         when i ->> 'kind' = 'system' and not (
           i -> 'contact' ->> 'previous_match_key' is not null or i -> 'contact' ->> 'previous_bsuid' is not null
           or i -> 'contact' ->> 'identity_key_hash' is not null) then 'recorded'
-        when i ->> 'kind' <> 'status' then 'applied'
-        else coalesce(
-          (select case m.direction when 'outbound' then 'applied' else 'ignored' end from whatsapp.messages m
-            where m.country_id = a.country_id and m.account_id = a.account_id and m.message_id = (i ->> 'message_id')::uuid),
-          (select case m.direction when 'outbound' then 'applied' else 'ignored' end from whatsapp.messages m
-            where m.country_id = a.country_id and m.account_id = a.account_id and m.wamid = i ->> 'wamid'),
-          'parked')
+        else coalesce(verdict, 'applied')
       end as outcome
-    from unnest(p_events) i
+    from (
+      select i, null as verdict from unnest(p_events) i where i ->> 'kind' <> 'status'
+      union all
+      select i, null from unnest(p_events) i where i ->> 'kind' = 'status' and not exists (
+        select from whatsapp.accounts a where a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id')
+      union all
+      select h.event, nullif(h.verdict, 'news') from unnest(p_heard) h
+      where h.verdict = 'ignored' or (h.verdict = 'news' and h.event ->> 'state' = 'failed')
+    ) e
     left join whatsapp.accounts a on a.country_id = i ->> 'country_id' and a.account_id = i ->> 'account_id'
     order by country_id, event_key
   ),
   stored as (
-    insert into whatsapp.webhook_events (country_id, event_key, account_id, field, kind, outcome, wamid, event, payload, look_again_at)
-    select country_id, event_key, account_id, field, kind, outcome, wamid, case when outcome = 'parked' then event end, event -> 'payload',
-      case when outcome = 'parked' then now() + interval '1 minute' end
+    insert into whatsapp.webhook_events (country_id, day, event_key, account_id, field, kind, outcome, payload)
+    select country_id, day, event_key, account_id, field, kind, outcome, payload
     from arrived
     on conflict do nothing
     returning event_key, outcome
   )
-  select array_agg(event_key) filter (where outcome = 'applied'), array_agg(event_key) filter (where outcome = 'parked')
-  into v_keys, v_parked_keys
-  from stored;
-  v_new := array(
-    select distinct on (key) i from unnest(p_events) i, lateral (select (i ->> 'key')::uuid as key) k where key = any (v_keys) order by key);
+  select array_agg(event_key) filter (where outcome = 'applied') into v_keys from stored;
+  return v_keys;
+end
+$$;
 
-  v_statuses := array(select i from unnest(v_new) i where i ->> 'kind' = 'status');
+create or replace function whatsapp.ingest(p_events jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_heard whatsapp_internal.heard[];
+  -- Nothing but statuses of messages we know, and no failure: as nearly always.
+  v_plain boolean;
+  v_names boolean;
+  v_windows boolean;
+  v_keys uuid[];
+  v_new jsonb[];
+  -- Nearly always nothing: asked once more only if it is something.
+  v_people whatsapp_internal.person[] := whatsapp_internal.people_of(p_events);
+  v_statuses jsonb[];
+  v_parked jsonb[];
+  v_taken jsonb[];
+  v_inbound jsonb[];
+  v_effects whatsapp_internal.result[];
+  v_alone boolean := v_people is not null and whatsapp_internal.makes_people(v_people);
+begin
+  perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_events) i), v_alone);
+
+  v_heard := whatsapp_internal.hear_statuses(p_events);
+  select count(*) = cardinality(p_events) and bool_and(h.verdict in ('news', 'told') and h.event ->> 'state' <> 'failed'),
+    bool_or(h.verdict = 'news' and h.names), bool_or(h.event ->> 'window_until' is not null)
+  into v_plain, v_names, v_windows from unnest(v_heard) h;
+  v_statuses := array(
+    select distinct on (h.event ->> 'key') h.event from unnest(v_heard) with ordinality as h (event, verdict, names, n)
+    where h.verdict = 'news' order by h.event ->> 'key', h.n);
+  v_new := v_statuses;
+  if not v_plain then
+    v_parked := whatsapp_internal.park_statuses(array(select h.event from unnest(v_heard) h where h.verdict = 'parked'));
+    v_keys := whatsapp_internal.store_events(p_events, v_heard);
+    v_statuses := array(select i from unnest(v_statuses) i where i ->> 'state' <> 'failed' or (i ->> 'key')::uuid = any (v_keys));
+    v_new := v_statuses || array(
+      select distinct on (key) i from unnest(p_events) i, lateral (select (i ->> 'key')::uuid as key) k
+      where i ->> 'kind' <> 'status' and key = any (v_keys) order by key);
+  end if;
+
   -- A status tells who somebody is whether or not its message is known yet.
   if v_people is not null then
-    v_people := whatsapp_internal.people_of(array(
-      select i from unnest(p_events) i where (i ->> 'key')::uuid = any (v_keys) or (i ->> 'key')::uuid = any (v_parked_keys)));
+    v_people := whatsapp_internal.people_of(v_new || v_parked);
   end if;
   if not v_alone and v_people is not null and whatsapp_internal.makes_people(v_people) then
     raise exception 'somebody else has just written one of these people' using errcode = 'serialization_failure';
@@ -3777,30 +4258,34 @@ begin
   if v_alone then
     perform whatsapp_internal.lock_people(v_people, v_new);
   end if;
-  if cardinality(v_statuses) > 0 then
-    v_effects := whatsapp_internal.apply_statuses(v_statuses);
-    -- A status that names our id may be the first to tell the wamid, under which others wait.
-    v_parked := whatsapp_internal.take_parked(
-      array(select i ->> 'country_id' from unnest(v_statuses) i where i ->> 'message_id' is not null),
-      array(select i ->> 'account_id' from unnest(v_statuses) i where i ->> 'message_id' is not null),
-      array(select i ->> 'wamid' from unnest(v_statuses) i where i ->> 'message_id' is not null));
-    v_effects := v_effects || whatsapp_internal.apply_statuses(v_parked);
-    v_statuses := v_statuses || v_parked;
+  v_effects := whatsapp_internal.apply_statuses(v_statuses);
+  if v_names then
+    -- A status that names our id is the first to tell the wamid, under which others may wait.
+    v_taken := whatsapp_internal.learn_wamids(array(select h.event from unnest(v_heard) h where h.names and h.verdict = 'news'));
+    v_effects := v_effects || whatsapp_internal.apply_statuses(v_taken);
+    v_statuses := v_statuses || v_taken;
+    v_windows := v_windows or v_taken is not null;
   end if;
-  v_inbound := array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference'));
-  if cardinality(v_inbound) > 0 then
-    v_inbound := whatsapp_internal.apply_repeats(v_inbound);
+  if not v_plain then
+    v_inbound := array(select i from unnest(v_new) i where i ->> 'kind' in ('message', 'call', 'preference'));
+    if cardinality(v_inbound) > 0 then
+      v_inbound := whatsapp_internal.apply_repeats(v_inbound);
+    end if;
   end if;
-  perform whatsapp_internal.hold_people(v_people, v_new);
-  perform whatsapp_internal.meet_contacts(v_people);
-  if exists (select from unnest(v_statuses) i where i ->> 'window_until' is not null) then
+  if v_people is not null or v_windows or not v_plain then
+    perform whatsapp_internal.hold_people(v_people, v_new);
+    perform whatsapp_internal.meet_contacts(v_people);
+  end if;
+  if v_windows then
     perform whatsapp_internal.open_entry_points(v_statuses);
   end if;
-  if cardinality(v_inbound) > 0 then
-    perform whatsapp_internal.apply_inbound(v_inbound);
-  end if;
-  if exists (select from unnest(v_new) i where i ->> 'kind' in ('template', 'account')) then
-    perform whatsapp_internal.apply_words(array(select i from unnest(v_new) i where i ->> 'kind' in ('template', 'account')));
+  if not v_plain then
+    if cardinality(v_inbound) > 0 then
+      perform whatsapp_internal.apply_inbound(v_inbound);
+    end if;
+    if exists (select from unnest(v_new) i where i ->> 'kind' in ('template', 'account')) then
+      perform whatsapp_internal.apply_words(array(select i from unnest(v_new) i where i ->> 'kind' in ('template', 'account')));
+    end if;
   end if;
   if v_effects is not null then
     -- The person of a message may have turned out to be another.
@@ -3810,15 +4295,15 @@ begin
       cross join lateral (
         select m.contact_id from whatsapp.messages m where m.country_id = e.country_id and m.message_id = e.message_id limit 1) m));
   end if;
-  perform whatsapp_internal.see_webhooks(p_events, v_new);
+  perform whatsapp_internal.see_webhooks(p_events, case when not v_plain then v_new end);
 
-  return jsonb_build_object('received', cardinality(p_events), 'applied', cardinality(v_new), 'parked', coalesce(cardinality(v_parked_keys), 0));
+  return jsonb_build_object('received', cardinality(p_events), 'applied', cardinality(v_new), 'parked', coalesce(cardinality(v_parked), 0));
 end
 $$;
 comment on function whatsapp.ingest is 'Verb 4 of 5. Stores webhook events once and applies what is new. Safe to repeat.';
 
 -- The account's webhook feed is alive, and its inbound messages have used slots of the number's throughput (Meta counts both ways).
--- Comes last: it touches the row that claim holds.
+-- Comes last: it touches the row that claim holds. `p_new` is null where nobody wrote.
 create or replace function whatsapp_internal.see_webhooks(p_events jsonb[], p_new jsonb[]) returns void
 language plpgsql volatile set search_path = ''
 as $$
@@ -3847,6 +4332,9 @@ begin
       from whatsapp.accounts a
       cross join lateral (select coalesce(t.webhook_seen_at < now() - interval '1 second' - a.unknown_deadline, true) as ended) gap
       where a.country_id = t.country_id and a.account_id = t.account_id);
+  if p_new is null then
+    return;
+  end if;
 
   update whatsapp.throttles t
   set inbound_at = now(),
@@ -3886,13 +4374,14 @@ $$;
 --   cancelled    the messages of campaigns that are (campaigns/sweep_campaigns.sql)
 --   held         messages that waited for Meta's messaging limit, once there is room (portfolios/holding.sql)
 --   parked       statuses whose message became known at the same moment
---   retention    webhook events and idempotency keys too old to matter
+--   partitions   of the log, made ahead of its time (partitions.sql)
+--   retention    what is too old to matter: partitions of the log are dropped, idempotency keys and the rest deleted (partitions.sql)
 --   portfolios   people whom a portfolio no longer counts
 --   statistics   of tables that have grown tenfold since the planner last heard of them
 --
 --   p_jobs     the jobs to do, in this order; null: all
 --   p_limit    rows a job takes at the most
---   p_keep     how long webhook events are kept; idempotency keys are kept for seven days
+--   p_keep     how long webhook events are kept; idempotency keys are kept for seven days, messages as long as their countries wish (table retention)
 --   returns    jsonb  the rows each job moved, by its name (null where it does not count them), and "failed": the names of those undone
 
 create or replace function whatsapp_internal.sweep_leases(p_limit integer) returns integer
@@ -4125,32 +4614,45 @@ language plpgsql volatile set search_path = ''
 as $$
 declare
   v_due whatsapp_internal.parked[];
-  v_events jsonb[];
+  v_statuses jsonb[];
   v_effects whatsapp_internal.result[];
 begin
-  select array_agg(row(w.country_id, w.account_id, w.event_key, w.wamid)::whatsapp_internal.parked) into v_due
+  select array_agg(row(p.country_id, p.account_id, p.event_key, p.wamid, known.message_id)::whatsapp_internal.parked) into v_due
   from (
-    select w.country_id, w.account_id, w.event_key, w.wamid from whatsapp.webhook_events w
-    where w.look_again_at <= now()
-    order by w.look_again_at limit p_limit for no key update skip locked
-  ) w;
+    select p.country_id, p.account_id, p.event_key, p.wamid from whatsapp.parked_statuses p
+    where p.look_again_at <= now()
+    order by p.look_again_at limit p_limit for no key update skip locked
+  ) p
+  left join lateral (
+    select m.message_id
+    from whatsapp.wamids w
+    join whatsapp.messages m on m.country_id = w.country_id and m.message_id = w.message_id
+    where w.country_id = p.country_id and w.digest = whatsapp_internal.digest_of(p.account_id, p.wamid) and m.direction = 'outbound'
+    limit 1
+  ) known on true;
   if v_due is null then
     return 0;
   end if;
 
-  update whatsapp.webhook_events w set look_again_at = null
+  update whatsapp.parked_statuses p set look_again_at = null
   from unnest(v_due) d
-  where w.country_id = d.country_id and w.event_key = d.event_key;
+  where p.country_id = d.country_id and p.event_key = d.event_key;
 
-  select whatsapp_internal.take_parked(array_agg(d.country_id), array_agg(d.account_id), array_agg(d.wamid)) into v_events
-  from unnest(v_due) d;
-  v_effects := whatsapp_internal.apply_statuses(v_events);
-  perform whatsapp_internal.open_entry_points(v_events);
+  select whatsapp_internal.take_parked(array_agg(d.country_id), array_agg(d.account_id), array_agg(d.wamid), array_agg(d.message_id)) into v_statuses
+  from (select distinct country_id, account_id, wamid, message_id from unnest(v_due) d where message_id is not null) d;
+  perform from (
+    select distinct i ->> 'country_id' as country_id, (i ->> 'message_id')::uuid as message_id from unnest(v_statuses) i order by 1, 2
+  ) k
+  cross join lateral (
+    select from whatsapp.messages m where m.country_id = k.country_id and m.message_id = k.message_id for no key update
+  ) m;
+  v_effects := whatsapp_internal.apply_statuses(v_statuses);
+  perform whatsapp_internal.open_entry_points(v_statuses);
   if v_effects is not null then
     perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
     perform whatsapp_internal.apply_effects(v_effects);
   end if;
-  return coalesce(cardinality(v_events), 0);
+  return coalesce(cardinality(v_statuses), 0);
 end
 $$;
 
@@ -4165,31 +4667,6 @@ as $$
   where (t.country_id, t.account_id) in (
     select country_id, account_id from whatsapp.throttles
     where rate_factor < 1 and coalesce(held_until < now() - interval '10 seconds', true) for no key update skip locked);
-$$;
-
-create or replace function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_removed integer;
-begin
-  with events as (
-    delete from whatsapp.webhook_events w
-    where (w.country_id, w.event_key) in (
-      select country_id, event_key from whatsapp.webhook_events where received_at < now() - p_keep
-      order by received_at limit p_limit for update skip locked)
-    returning 1
-  ),
-  keys as (
-    delete from whatsapp.idempotency_keys k
-    where (k.country_id, k.scope, k.key) in (
-      select country_id, scope, key from whatsapp.idempotency_keys where created_at < now() - interval '7 days'
-      order by created_at limit p_limit for update skip locked)
-    returning 1
-  )
-  select (select count(*) from events) + (select count(*) from keys) into v_removed;
-  return v_removed;
-end
 $$;
 
 -- The verbs keep their plans. In a new database, and when a first large campaign fills an empty queue, these would fit an empty table until
@@ -4219,7 +4696,7 @@ create or replace function whatsapp.sweep(p_jobs text[] default null, p_limit in
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_all constant text[] := '{leases,unknowns,accounts,campaigns,due,expired,cancelled,held,parked,retention,portfolios,statistics}';
+  v_all constant text[] := '{leases,unknowns,accounts,campaigns,due,expired,cancelled,held,parked,partitions,retention,portfolios,statistics}';
   v_job text;
   v_rows integer;
   v_swept jsonb := '{}';
@@ -4241,6 +4718,7 @@ begin
         when 'cancelled' then v_rows := whatsapp_internal.sweep_cancelled(p_limit);
         when 'held' then v_rows := whatsapp_internal.sweep_held(p_limit);
         when 'parked' then v_rows := whatsapp_internal.sweep_parked(p_limit);
+        when 'partitions' then v_rows := whatsapp_internal.sweep_partitions();
         when 'retention' then v_rows := whatsapp_internal.sweep_old(p_limit, p_keep);
         when 'portfolios' then v_rows := whatsapp_internal.sweep_portfolios(p_limit);
         when 'statistics' then perform whatsapp_internal.sweep_statistics();
@@ -4609,6 +5087,9 @@ create or replace function whatsapp_internal.count_inserted() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if not exists (select from added where campaign_id is not null) then
+    return null;
+  end if;
   insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
   select country_id, campaign_id, state, count(*) from added where campaign_id is not null group by 1, 2, 3;
   return null;
@@ -4619,6 +5100,9 @@ create or replace function whatsapp_internal.count_updated() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if not exists (select from added where campaign_id is not null) then
+    return null;
+  end if;
   insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
   select m.country_id, m.campaign_id, k.key, sum(m.sign)
   from (
@@ -4719,8 +5203,8 @@ begin
     select r.*, coalesce(r.code, case when r.turn > 1 or m.message_id is not null then 'duplicate_recipient' end) as verdict
     from rows r
     left join lateral (
-      select m.message_id from whatsapp.messages m
-      where m.country_id = p_campaign.country_id and m.campaign_id = p_campaign.campaign_id and m.contact_id = r.person and m.campaign_again is null
+      select m.message_id from whatsapp.campaign_people m
+      where m.country_id = p_campaign.country_id and m.campaign_id = p_campaign.campaign_id and m.contact_id = r.person
       limit 1
     ) m on true
   ),
@@ -4766,7 +5250,9 @@ begin
   select p_campaign.country_id, g.message_id, p_campaign.account_id, g.person, 'outbound', 'template', v_state, g.content, p_campaign.template_name,
     p_campaign.template_language, p_category, g.ref, p_campaign.created_by, p_campaign.send_at, p_campaign.valid_until, p_campaign.campaign_id
   from unnest(p_ids, p_people, p_contents, p_refs) as g (message_id, person, content, ref);
-  insert into whatsapp.message_events (country_id, message_id, event) select p_campaign.country_id, message_id, 'message_' || v_state from unnest(p_ids) message_id;
+  insert into whatsapp.campaign_people (country_id, campaign_id, contact_id, message_id)
+  select p_campaign.country_id, p_campaign.campaign_id, g.person, g.message_id from unnest(p_ids, p_people) as g (message_id, person)
+  order by g.person;
   insert into whatsapp.queue (country_id, message_id, account_id, contact_id, lane, due_at, run_at, expires_at, scheduled)
   select p_campaign.country_id, g.message_id, p_campaign.account_id, g.person, v_lane, v_start, v_start, p_campaign.valid_until, v_start > now()
   from unnest(p_ids, p_people) as g (message_id, person);
@@ -5167,6 +5653,37 @@ $$;
 comment on function whatsapp.find_messages is 'The messages with these ids, of all countries, without their content. What a member may see is read from the table.';
 
 
+-- schemas/reading/message_story.sql
+
+-- The story of a message, every step of it. What went as it goes stands in the message's columns and is written nowhere else; what did not stands in
+-- message_events. This is both.
+--
+-- Runs as whoever asks: row level security of the two tables decides.
+
+create or replace view whatsapp.message_story with (security_invoker = true) as
+  select m.country_id, m.message_id, s.event, s.at, null::integer as code, null::text as title, null::jsonb as detail, s.step
+  from whatsapp.messages m
+  cross join lateral (values
+    (1::bigint, case when m.direction = 'inbound' then 'message_received' when m.send_at > m.created_at then 'message_scheduled' else 'message_queued' end, m.created_at),
+    (2, 'message_sending', m.sending_at),
+    (3, 'message_accepted', m.accepted_at),
+    (4, 'message_sent', m.sent_at),
+    (5, 'message_delivered', m.delivered_at),
+    (6, 'message_read', m.read_at),
+    (7, 'message_played', m.played_at)
+  ) as s (step, event, at)
+  where s.at is not null
+    -- Where there was more to tell of the step than its time, the event tells it.
+    and not exists (
+      select from whatsapp.message_events e
+      where e.country_id = m.country_id and e.message_id = m.message_id and e.event = s.event and e.at = s.at)
+  union all
+  select e.country_id, e.message_id, e.event, e.at, e.code, e.title, e.detail, 7 + e.event_id
+  from whatsapp.message_events e;
+comment on view whatsapp.message_story is
+  'Everything that happened to a message, to be read by country_id and message_id, in the order of at and step: its columns and its message_events together.';
+
+
 -- schemas/version.sql
 
 -- The version of this schema, by which the functions know whether the database is the one they were written for. It goes up by one with each
@@ -5247,6 +5764,7 @@ begin
   -- These have no plans worth keeping, only lookups to hold to their indexes.
   alter function whatsapp.announce(jsonb[]) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
   alter function whatsapp_internal.sweep_old(integer, interval) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
+  alter function whatsapp_internal.forget_messages(integer) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
   alter function whatsapp_internal.sweep_parked(integer)
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1;
 end
@@ -5280,6 +5798,7 @@ grant execute on all functions in schema whatsapp to service_role;
 -- What policies ask, and a read that runs as its caller: row level security decides.
 grant execute on function whatsapp_internal.my_countries() to authenticated;
 grant execute on function whatsapp.campaign_progress(text, uuid) to authenticated;
+grant select on whatsapp.message_story to authenticated;
 
 do $$
 declare
@@ -5295,7 +5814,8 @@ begin
 
   foreach v_table in array array[
     'whatsapp.accounts', 'whatsapp.contacts', 'whatsapp.consents', 'whatsapp.stop_words', 'whatsapp.conversations', 'whatsapp.templates',
-    'whatsapp.messages', 'whatsapp.message_events', 'whatsapp.queue', 'whatsapp.lanes', 'whatsapp.campaigns', 'whatsapp.campaign_counts']::regclass[]
+    'whatsapp.messages', 'whatsapp.message_events', 'whatsapp.queue', 'whatsapp.lanes', 'whatsapp.campaigns', 'whatsapp.campaign_counts',
+    'whatsapp.campaign_people']::regclass[]
   loop
     execute format('grant select on %s to authenticated', v_table);
     if not exists (select from pg_catalog.pg_policy where polrelid = v_table and polname = 'members_read') then

@@ -196,13 +196,13 @@ begin
     set state = whatsapp_internal.state_of(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at, 'sending'),
       -- What an earlier try met is in message_events; here it would pass for the reason of a later failure.
       error_code = null, error_title = null, error_details = null,
-      attempts = m.attempts + 1
+      attempts = m.attempts + 1, sending_at = coalesce(m.sending_at, p_at)
     from picked p
     where m.country_id = p.country_id and m.message_id = p.message_id
-    returning m.message_id, m.attempts
+    returning m.message_id, m.attempts, m.sending_at
   )
   insert into whatsapp.message_events (country_id, message_id, event, at, detail)
-  select p_country, message_id, 'message_sending', p_at, jsonb_build_object('attempt', attempts) from sending;
+  select p_country, message_id, 'message_sending', p_at, jsonb_build_object('attempt', attempts) from sending where sending_at < p_at;
 
   return whatsapp_internal.lease_answer(p_country, v_lease);
 end

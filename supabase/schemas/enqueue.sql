@@ -73,47 +73,51 @@ end;
 -- Reads the items and finds each one's account; what could not be written, who may not use the account, or names one that is not there, is
 -- refused here.
 create or replace function whatsapp_internal.read_drafts(p_items jsonb[]) returns whatsapp_internal.draft[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select array_agg(row(
-      i.n, i.country_id, a.account_id, a.state, a.opt_in_required, i.actor, i.phone, i.match_key, i.bsuid, i.contact_id, i.kind, i.content,
-      i.template_name, i.template_language, null, i.key, i.fingerprint, i.send_at, i.expires_at, i.ref, i.message_id,
-      case when judged.code is not null then 'refused' end, null, judged.code, judged.field
-    )::whatsapp_internal.draft order by i.n)
-  from (
-    select u.n, u.unwritable, r.*, whatsapp_internal.uuid7() as message_id
+begin
+  return (
+    select array_agg(row(
+        i.n, i.country_id, a.account_id, a.state, a.opt_in_required, i.actor, i.phone, i.match_key, i.bsuid, i.contact_id, i.kind, i.content,
+        i.template_name, i.template_language, null, i.key, i.fingerprint, i.send_at, i.expires_at, i.ref, i.message_id,
+        case when judged.code is not null then 'refused' end, null, judged.code, judged.field
+      )::whatsapp_internal.draft order by i.n)
     from (
-      select n, item, whatsapp_internal.unwritable(item) as unwritable from unnest(p_items) with ordinality as u (item, n) offset 0
-    ) u,
-      -- Whom it concerns is judged before what is wrong with it: nobody learns anything of another country.
-      jsonb_to_record(case when u.unwritable is null then u.item else jsonb_build_object(
-        'country_id', u.item -> 'country_id', 'actor', whatsapp_internal.as_uuid(u.item ->> 'actor'), 'account_id', u.item -> 'account_id') end
-      ) as r (
-        country_id text, account_id text, actor uuid, phone text, match_key text, bsuid text, contact_id uuid, kind text, content jsonb,
-        template_name text, template_language text, key text, fingerprint text, send_at timestamptz, expires_at timestamptz, ref text)
-  ) i
-  left join whatsapp.members m on m.country_id = i.country_id and m.user_id = i.actor
-  left join whatsapp.accounts a
-    on a.country_id = i.country_id and (a.account_id = i.account_id or (i.account_id is null and a.is_default))
-  cross join lateral (
-    select case
-      when i.unwritable in ('item', 'actor') then 'invalid_item'
-      when i.actor is not null and m.role is null then 'not_a_member'
-      when i.actor is not null and m.role not in ('operator', 'admin') then 'role_too_low'
-      when i.unwritable is not null then 'invalid_item'
-      when a.account_id is not null then null
-      when not exists (select from whatsapp.accounts c where c.country_id = i.country_id) then 'unknown_country'
-      when i.account_id is null then 'no_default_account'
-      else 'no_such_account'
-    end as code
-  ) verdict
-  cross join lateral (
-    select verdict.code, case
-      when verdict.code = 'invalid_item' then i.unwritable
-      when verdict.code = 'no_such_account' then 'account'
-      when verdict.code is not null then 'country_id'
-    end as field
-  ) judged
+      select u.n, u.unwritable, r.*, whatsapp_internal.uuid7() as message_id
+      from (
+        select n, item, whatsapp_internal.unwritable(item) as unwritable from unnest(p_items) with ordinality as u (item, n) offset 0
+      ) u,
+        -- Whom it concerns is judged before what is wrong with it: nobody learns anything of another country.
+        jsonb_to_record(case when u.unwritable is null then u.item else jsonb_build_object(
+          'country_id', u.item -> 'country_id', 'actor', whatsapp_internal.as_uuid(u.item ->> 'actor'), 'account_id', u.item -> 'account_id') end
+        ) as r (
+          country_id text, account_id text, actor uuid, phone text, match_key text, bsuid text, contact_id uuid, kind text, content jsonb,
+          template_name text, template_language text, key text, fingerprint text, send_at timestamptz, expires_at timestamptz, ref text)
+    ) i
+    left join whatsapp.members m on m.country_id = i.country_id and m.user_id = i.actor
+    left join whatsapp.accounts a
+      on a.country_id = i.country_id and (a.account_id = i.account_id or (i.account_id is null and a.is_default))
+    cross join lateral (
+      select case
+        when i.unwritable in ('item', 'actor') then 'invalid_item'
+        when i.actor is not null and m.role is null then 'not_a_member'
+        when i.actor is not null and m.role not in ('operator', 'admin') then 'role_too_low'
+        when i.unwritable is not null then 'invalid_item'
+        when a.account_id is not null then null
+        when not exists (select from whatsapp.accounts c where c.country_id = i.country_id) then 'unknown_country'
+        when i.account_id is null then 'no_default_account'
+        else 'no_such_account'
+      end as code
+    ) verdict
+    cross join lateral (
+      select verdict.code, case
+        when verdict.code = 'invalid_item' then i.unwritable
+        when verdict.code = 'no_such_account' then 'account'
+        when verdict.code is not null then 'country_id'
+      end as field
+    ) judged
+  );
+end
 $$;
 
 -- The draft with what is given; the rest stays as it was. Inlined, so it has no settings.
@@ -133,18 +137,22 @@ $$;
 
 -- Drafts whose key has been used get the answer of that time, or a refusal if the request was another one.
 create or replace function whatsapp_internal.replay_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select array_agg(whatsapp_internal.draft_with(
-      d, account_id => m.account_id, contact_id => m.contact_id, message_id => m.message_id,
-      status => case when k.fingerprint = d.fingerprint then 'replayed' when k.key is not null then 'refused' end,
-      state => case when m.send_at > m.created_at then 'scheduled' when m.message_id is not null then 'queued' end,
-      code => case when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
-      field => case when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
-    ) order by d.n)
-  from unnest(p_drafts) d
-  left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key
-  left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
+begin
+  return (
+    select array_agg(whatsapp_internal.draft_with(
+        d, account_id => m.account_id, contact_id => m.contact_id, message_id => m.message_id,
+        status => case when k.fingerprint = d.fingerprint then 'replayed' when k.key is not null then 'refused' end,
+        state => case when m.send_at > m.created_at then 'scheduled' when m.message_id is not null then 'queued' end,
+        code => case when k.fingerprint <> d.fingerprint then 'idempotency_key_reused' end,
+        field => case when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
+      ) order by d.n)
+    from unnest(p_drafts) d
+    left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key
+    left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
+  );
+end
 $$;
 
 -- Every undecided draft finds its person, or makes them known.
@@ -205,32 +213,36 @@ $$;
 -- The gates, for each undecided draft; sets the category the template has at Meta. A message for later is judged again at its time,
 -- so the window is not asked of it now.
 create or replace function whatsapp_internal.judge_drafts(p_drafts whatsapp_internal.draft[]) returns whatsapp_internal.draft[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select array_agg(whatsapp_internal.draft_with(
-      d, category => t.category, code => gate.code,
-      status => case when gate.code is not null then 'refused' end,
-      field => case
-        when gate.code like 'template%' then 'message.template'
-        when gate.code = 'message_expired' then 'expires_at'
-        when gate.code like 'account%' then 'account'
-        when gate.code is not null then 'to'
-      end
-    ) order by d.n)
-  from unnest(p_drafts) d
-  left join whatsapp.contacts c on d.status is null and c.country_id = d.country_id and c.contact_id = d.contact_id
-  left join whatsapp.conversations v
-    on d.status is null and v.country_id = d.country_id and v.account_id = d.account_id and v.contact_id = d.contact_id
-  left join whatsapp.templates t
-    on d.status is null and t.country_id = d.country_id and t.account_id = d.account_id and t.name = d.template_name
-    and t.language = d.template_language
-  cross join lateral (
-    select case when d.status is null then whatsapp_internal.refusal(
-      d.account_state, d.kind, t.category, t.status,
-      case when d.send_at > now() then d.send_at + interval '1 day' else v.window_until end,
-      greatest(v.window_until, v.entry_point_until), v.last_inbound_at, c.opted_in_at, d.opt_in_required, c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, d.expires_at, now()
-    ) end as code
-  ) gate
+begin
+  return (
+    select array_agg(whatsapp_internal.draft_with(
+        d, category => t.category, code => gate.code,
+        status => case when gate.code is not null then 'refused' end,
+        field => case
+          when gate.code like 'template%' then 'message.template'
+          when gate.code = 'message_expired' then 'expires_at'
+          when gate.code like 'account%' then 'account'
+          when gate.code is not null then 'to'
+        end
+      ) order by d.n)
+    from unnest(p_drafts) d
+    left join whatsapp.contacts c on d.status is null and c.country_id = d.country_id and c.contact_id = d.contact_id
+    left join whatsapp.conversations v
+      on d.status is null and v.country_id = d.country_id and v.account_id = d.account_id and v.contact_id = d.contact_id
+    left join whatsapp.templates t
+      on d.status is null and t.country_id = d.country_id and t.account_id = d.account_id and t.name = d.template_name
+      and t.language = d.template_language
+    cross join lateral (
+      select case when d.status is null then whatsapp_internal.refusal(
+        d.account_state, d.kind, t.category, t.status,
+        case when d.send_at > now() then d.send_at + interval '1 day' else v.window_until end,
+        greatest(v.window_until, v.entry_point_until), v.last_inbound_at, c.opted_in_at, d.opt_in_required, c.opted_out_at, c.marketing_opted_out_at, c.marketing_cooled_until, d.expires_at, now()
+      ) end as code
+    ) gate
+  );
+end
 $$;
 
 -- Writes the keys of the drafts that may go. Of two callers with one key the second waits here for the first and then finds
@@ -281,9 +293,6 @@ begin
   select country_id, message_id, account_id, contact_id, 'outbound', kind, state, content, template_name, template_language, category, ref,
     actor, send_at, expires_at
   from unnest(p_drafts) where status = 'accepted';
-
-  insert into whatsapp.message_events (country_id, message_id, event)
-  select country_id, message_id, 'message_' || state from unnest(p_drafts) where status = 'accepted';
 
   insert into whatsapp.queue (country_id, message_id, account_id, contact_id, lane, due_at, run_at, expires_at, scheduled)
   select country_id, message_id, account_id, contact_id, whatsapp_internal.lane_of(kind, category),

@@ -2,7 +2,8 @@
 --
 -- One lock order holds for everything that changes a row:
 --
---   webhook_events, messages, queue, contacts, conversations, idempotency_keys, templates, accounts, campaigns, lanes, throttles
+--   messages, parked_statuses, webhook_events, wamids, queue, contacts, conversations, idempotency_keys, templates, accounts, campaigns, campaign_people,
+--   lanes, throttles
 --
 -- each table's rows in the order of their keys. What people wait for (enqueue, settle, ingest, record_consents, enqueue_campaign, control_…)
 -- takes its rows in this order and waits where another is first. What comes again anyway (claim, sweep) never waits for a row: it takes all but
@@ -13,6 +14,7 @@
 --     (hold_countries), and no other verb that waits runs beside it. It is short.
 --   * Rows are locked by `select … from (keys in order) k cross join lateral (select … where key = k.key for no key update)`: the order is kept,
 --     and no plan is possible but a look into the key's index for each. `update … from` keeps neither.
+--   * What people wrote comes after webhook_events: only ingest changes it, by events it has written.
 --   * A mutable column stands in no unique index but a partial one: changing it would be a change of key, for which every new reference waits.
 
 -- The contacts of a batch, in the order of their keys, before anything of theirs is changed.

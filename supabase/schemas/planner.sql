@@ -19,6 +19,7 @@ begin
   -- These have no plans worth keeping, only lookups to hold to their indexes.
   alter function whatsapp.announce(jsonb[]) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
   alter function whatsapp_internal.sweep_old(integer, interval) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
+  alter function whatsapp_internal.forget_messages(integer) set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off;
   alter function whatsapp_internal.sweep_parked(integer)
     set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set join_collapse_limit = 1;
 end

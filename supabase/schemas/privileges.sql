@@ -23,6 +23,7 @@ grant execute on all functions in schema whatsapp to service_role;
 -- What policies ask, and a read that runs as its caller: row level security decides.
 grant execute on function whatsapp_internal.my_countries() to authenticated;
 grant execute on function whatsapp.campaign_progress(text, uuid) to authenticated;
+grant select on whatsapp.message_story to authenticated;
 
 do $$
 declare
@@ -38,7 +39,8 @@ begin
 
   foreach v_table in array array[
     'whatsapp.accounts', 'whatsapp.contacts', 'whatsapp.consents', 'whatsapp.stop_words', 'whatsapp.conversations', 'whatsapp.templates',
-    'whatsapp.messages', 'whatsapp.message_events', 'whatsapp.queue', 'whatsapp.lanes', 'whatsapp.campaigns', 'whatsapp.campaign_counts']::regclass[]
+    'whatsapp.messages', 'whatsapp.message_events', 'whatsapp.queue', 'whatsapp.lanes', 'whatsapp.campaigns', 'whatsapp.campaign_counts',
+    'whatsapp.campaign_people']::regclass[]
   loop
     execute format('grant select on %s to authenticated', v_table);
     if not exists (select from pg_catalog.pg_policy where polrelid = v_table and polname = 'members_read') then

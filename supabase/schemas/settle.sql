@@ -132,33 +132,74 @@ begin
 end
 $$;
 
--- Takes the statuses that were parked under those of these wamids that are known now: they are for apply_statuses. Each wamid is looked up by itself,
--- so what waits for messages of another system on the number costs nothing.
-create or replace function whatsapp_internal.take_parked(p_countries text[], p_accounts text[], p_wamids text[]) returns jsonb[]
+-- Takes the statuses that were parked under these wamids: they are for apply_statuses, and speak of these messages. A failure is kept by its key, as
+-- ingest does, and what is kept already is no news.
+create or replace function whatsapp_internal.take_parked(p_countries text[], p_accounts text[], p_wamids text[], p_messages uuid[]) returns jsonb[]
 language plpgsql volatile set search_path = ''
 as $$
 declare
   v_events jsonb[];
-  v_countries text[];
-  v_keys uuid[];
+  v_kept uuid[];
 begin
-  select array_agg(w.event), array_agg(k.country_id), array_agg(w.event_key) into v_events, v_countries, v_keys
-  from (select distinct * from unnest(p_countries, p_accounts, p_wamids) as u (country_id, account_id, wamid) where u.wamid is not null) k
+  select array_agg(p.event || jsonb_build_object('message_id', k.message_id)) into v_events
+  from (
+    select distinct on (country_id, account_id, wamid) *
+    from unnest(p_countries, p_accounts, p_wamids, p_messages) as u (country_id, account_id, wamid, message_id) where u.wamid is not null
+  ) k
   cross join lateral (
-    select w.event_key, w.event from whatsapp.webhook_events w
-    where w.country_id = k.country_id and w.account_id = k.account_id and w.wamid = k.wamid and w.outcome = 'parked'
+    select p.event from whatsapp.parked_statuses p
+    where p.country_id = k.country_id and p.account_id = k.account_id and p.wamid = k.wamid
     for no key update skip locked
-  ) w
-  cross join lateral (
-    select from whatsapp.messages m where m.country_id = k.country_id and m.account_id = k.account_id and m.wamid = k.wamid
-      and m.direction = 'outbound' limit 1
-  ) known;
-  if v_events is not null then
-    update whatsapp.webhook_events w set outcome = 'applied', event = null, look_again_at = null
-    from unnest(v_countries, v_keys) as t (country_id, event_key)
-    where w.country_id = t.country_id and w.event_key = t.event_key;
+  ) p;
+  if v_events is null then
+    return null;
   end if;
-  return v_events;
+  delete from whatsapp.parked_statuses p
+  using unnest(v_events) i
+  where p.country_id = i ->> 'country_id' and p.event_key = (i ->> 'key')::uuid;
+  with kept as (
+    insert into whatsapp.webhook_events (country_id, day, event_key, account_id, field, kind, outcome, payload)
+    select i ->> 'country_id', whatsapp_internal.day_of((i ->> 'at')::double precision), (i ->> 'key')::uuid, i ->> 'account_id', i ->> 'field', i ->> 'kind',
+      'applied', i -> 'payload'
+    from unnest(v_events) i where i ->> 'state' = 'failed'
+    order by 1, 3
+    on conflict do nothing
+    returning event_key
+  )
+  select array_agg(event_key) into v_kept from kept;
+  return array(select i from unnest(v_events) i where i ->> 'state' <> 'failed' or (i ->> 'key')::uuid = any (v_kept));
+end
+$$;
+
+-- Makes messages known by Meta's ids of them. One that another message holds is left out of its result, and told in its detail.
+create or replace function whatsapp_internal.name_results(p_results whatsapp_internal.result[]) returns whatsapp_internal.result[]
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_named uuid[];
+begin
+  with named as (
+    insert into whatsapp.wamids (country_id, digest, week, message_id)
+    select r.country_id, whatsapp_internal.digest_of(r.account_id, r.wamid), whatsapp_internal.week_of(whatsapp_internal.today()), r.message_id
+    from unnest(p_results) r where r.wamid is not null
+    order by 1, 2, 4
+    on conflict do nothing
+    returning message_id
+  )
+  select array_agg(message_id) into v_named from named;
+  if cardinality(v_named) = cardinality(p_results) then
+    return p_results;
+  end if;
+  return array(
+    select jsonb_populate_record(r, case when other.message_id is null then '{}' else jsonb_build_object(
+      'wamid', null, 'detail', coalesce(r.detail, '{}') || jsonb_build_object('wamid_of_another', r.wamid)) end)
+    from unnest(p_results) r
+    left join lateral (
+      select w.message_id from whatsapp.wamids w
+      where w.country_id = r.country_id and w.digest = whatsapp_internal.digest_of(r.account_id, r.wamid)
+        and w.week = whatsapp_internal.week_of(whatsapp_internal.today()) and w.message_id <> r.message_id and r.message_id <> all (coalesce(v_named, '{}'))
+    ) other on true
+    order by r.country_id, r.message_id);
 end
 $$;
 
@@ -203,20 +244,13 @@ begin
         when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
         else r.outcome
       end,
-      case when r.turn = 1 and other.message_id is null then r.wamid end,
-      r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts,
-      case when r.turn > 1 or other.message_id is not null then coalesce(r.detail, '{}') || jsonb_build_object('wamid_of_another', r.wamid)
-        else r.detail end,
+      r.wamid, r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts,
+      r.detail,
       r.account_id, r.contact_id, r.template_name, r.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
   into v_results
-  from (
-    select *, case when wamid is null then 1 else row_number() over (partition by country_id, account_id, wamid order by message_id) end as turn
-    from unnest(v_results)
-  ) r
+  from unnest(v_results) r
   join whatsapp.messages m on m.country_id = r.country_id and m.message_id = r.message_id
   left join whatsapp.queue q on q.country_id = r.country_id and q.message_id = r.message_id
-  left join whatsapp.messages other
-    on other.country_id = r.country_id and other.account_id = r.account_id and other.wamid = r.wamid and other.message_id <> r.message_id
   where case r.outcome
     when 'accepted' then m.accepted_at is null or q.message_id is not null
     when 'unknown' then q.lease_id = r.lease_id and q.unknown_until is null
@@ -226,36 +260,41 @@ begin
   if v_results is null then
     return jsonb_build_object('settled', 0, 'stale', coalesce(cardinality(p_results), 0));
   end if;
+  v_results := whatsapp_internal.name_results(v_results);
 
-  update whatsapp.messages m
-  set
-    wamid = coalesce(r.wamid, m.wamid),
-    accepted_at = case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
-    failed_at = case
-      when r.outcome = 'rejected' then coalesce(m.failed_at, now())
-      when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
-    end,
-    error_code = coalesce(r.code, m.error_code),
-    error_title = coalesce(r.title, case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end),
-    error_details = coalesce(r.details, m.error_details),
-    attempts = case when r.outcome in ('held', 'released') then greatest(m.attempts - 1, 0) else m.attempts end,
-    state = whatsapp_internal.state_of(
-      case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
-      m.sent_at, m.delivered_at, m.read_at, m.played_at,
-      case
+  with moved as (
+    update whatsapp.messages m
+    set
+      wamid = coalesce(r.wamid, m.wamid),
+      accepted_at = case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
+      failed_at = case
         when r.outcome = 'rejected' then coalesce(m.failed_at, now())
         when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
       end,
-      case when r.outcome = 'unknown' then 'unknown' else 'queued' end)
-  from unnest(v_results) r
-  where m.country_id = r.country_id and m.message_id = r.message_id;
-
+      error_code = coalesce(r.code, m.error_code),
+      error_title = coalesce(r.title, case when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.error_title end),
+      error_details = coalesce(r.details, m.error_details),
+      attempts = case when r.outcome in ('held', 'released') then greatest(m.attempts - 1, 0) else m.attempts end,
+      state = whatsapp_internal.state_of(
+        case when r.outcome = 'accepted' then coalesce(m.accepted_at, now()) else m.accepted_at end,
+        m.sent_at, m.delivered_at, m.read_at, m.played_at,
+        case
+          when r.outcome = 'rejected' then coalesce(m.failed_at, now())
+          when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
+        end,
+        case when r.outcome = 'unknown' then 'unknown' else 'queued' end)
+    from unnest(v_results) r
+    where m.country_id = r.country_id and m.message_id = r.message_id
+    returning r.*, m.accepted_at
+  )
+  -- That Meta took it, and nothing else, is told by accepted_at.
   insert into whatsapp.message_events (country_id, message_id, event, code, title, detail)
   select country_id, message_id,
     case outcome when 'rejected' then 'message_failed' when 'retry' then 'message_retry' else 'message_' || outcome end,
     code, title,
     nullif(jsonb_strip_nulls(coalesce(detail, '{}') || jsonb_build_object('details', details, 'wait_seconds', wait_seconds)), '{}')
-  from unnest(v_results);
+  from moved
+  where outcome <> 'accepted' or accepted_at < now() or coalesce(code::text, title, details, detail::text, wait_seconds::text) is not null;
 
   delete from whatsapp.queue q
   using unnest(v_results) r
@@ -288,7 +327,8 @@ begin
 
   perform whatsapp_internal.wake_next(v_results);
   v_parked := whatsapp_internal.take_parked(
-    array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results)));
+    array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results)),
+    array(select message_id from unnest(v_results)));
   v_effects := v_results || whatsapp_internal.apply_statuses(v_parked);
   perform whatsapp_internal.hold_contacts(array_agg(r.country_id), array_agg(r.contact_id))
   from unnest(v_effects) r

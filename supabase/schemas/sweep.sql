@@ -13,13 +13,14 @@
 --   cancelled    the messages of campaigns that are (campaigns/sweep_campaigns.sql)
 --   held         messages that waited for Meta's messaging limit, once there is room (portfolios/holding.sql)
 --   parked       statuses whose message became known at the same moment
---   retention    webhook events and idempotency keys too old to matter
+--   partitions   of the log, made ahead of its time (partitions.sql)
+--   retention    what is too old to matter: partitions of the log are dropped, idempotency keys and the rest deleted (partitions.sql)
 --   portfolios   people whom a portfolio no longer counts
 --   statistics   of tables that have grown tenfold since the planner last heard of them
 --
 --   p_jobs     the jobs to do, in this order; null: all
 --   p_limit    rows a job takes at the most
---   p_keep     how long webhook events are kept; idempotency keys are kept for seven days
+--   p_keep     how long webhook events are kept; idempotency keys are kept for seven days, messages as long as their countries wish (table retention)
 --   returns    jsonb  the rows each job moved, by its name (null where it does not count them), and "failed": the names of those undone
 
 create or replace function whatsapp_internal.sweep_leases(p_limit integer) returns integer
@@ -252,32 +253,45 @@ language plpgsql volatile set search_path = ''
 as $$
 declare
   v_due whatsapp_internal.parked[];
-  v_events jsonb[];
+  v_statuses jsonb[];
   v_effects whatsapp_internal.result[];
 begin
-  select array_agg(row(w.country_id, w.account_id, w.event_key, w.wamid)::whatsapp_internal.parked) into v_due
+  select array_agg(row(p.country_id, p.account_id, p.event_key, p.wamid, known.message_id)::whatsapp_internal.parked) into v_due
   from (
-    select w.country_id, w.account_id, w.event_key, w.wamid from whatsapp.webhook_events w
-    where w.look_again_at <= now()
-    order by w.look_again_at limit p_limit for no key update skip locked
-  ) w;
+    select p.country_id, p.account_id, p.event_key, p.wamid from whatsapp.parked_statuses p
+    where p.look_again_at <= now()
+    order by p.look_again_at limit p_limit for no key update skip locked
+  ) p
+  left join lateral (
+    select m.message_id
+    from whatsapp.wamids w
+    join whatsapp.messages m on m.country_id = w.country_id and m.message_id = w.message_id
+    where w.country_id = p.country_id and w.digest = whatsapp_internal.digest_of(p.account_id, p.wamid) and m.direction = 'outbound'
+    limit 1
+  ) known on true;
   if v_due is null then
     return 0;
   end if;
 
-  update whatsapp.webhook_events w set look_again_at = null
+  update whatsapp.parked_statuses p set look_again_at = null
   from unnest(v_due) d
-  where w.country_id = d.country_id and w.event_key = d.event_key;
+  where p.country_id = d.country_id and p.event_key = d.event_key;
 
-  select whatsapp_internal.take_parked(array_agg(d.country_id), array_agg(d.account_id), array_agg(d.wamid)) into v_events
-  from unnest(v_due) d;
-  v_effects := whatsapp_internal.apply_statuses(v_events);
-  perform whatsapp_internal.open_entry_points(v_events);
+  select whatsapp_internal.take_parked(array_agg(d.country_id), array_agg(d.account_id), array_agg(d.wamid), array_agg(d.message_id)) into v_statuses
+  from (select distinct country_id, account_id, wamid, message_id from unnest(v_due) d where message_id is not null) d;
+  perform from (
+    select distinct i ->> 'country_id' as country_id, (i ->> 'message_id')::uuid as message_id from unnest(v_statuses) i order by 1, 2
+  ) k
+  cross join lateral (
+    select from whatsapp.messages m where m.country_id = k.country_id and m.message_id = k.message_id for no key update
+  ) m;
+  v_effects := whatsapp_internal.apply_statuses(v_statuses);
+  perform whatsapp_internal.open_entry_points(v_statuses);
   if v_effects is not null then
     perform whatsapp_internal.hold_contacts(array_agg(e.country_id), array_agg(e.contact_id)) from unnest(v_effects) e where e.effect <> 'none';
     perform whatsapp_internal.apply_effects(v_effects);
   end if;
-  return coalesce(cardinality(v_events), 0);
+  return coalesce(cardinality(v_statuses), 0);
 end
 $$;
 
@@ -292,31 +306,6 @@ as $$
   where (t.country_id, t.account_id) in (
     select country_id, account_id from whatsapp.throttles
     where rate_factor < 1 and coalesce(held_until < now() - interval '10 seconds', true) for no key update skip locked);
-$$;
-
-create or replace function whatsapp_internal.sweep_old(p_limit integer, p_keep interval) returns integer
-language plpgsql volatile set search_path = ''
-as $$
-declare
-  v_removed integer;
-begin
-  with events as (
-    delete from whatsapp.webhook_events w
-    where (w.country_id, w.event_key) in (
-      select country_id, event_key from whatsapp.webhook_events where received_at < now() - p_keep
-      order by received_at limit p_limit for update skip locked)
-    returning 1
-  ),
-  keys as (
-    delete from whatsapp.idempotency_keys k
-    where (k.country_id, k.scope, k.key) in (
-      select country_id, scope, key from whatsapp.idempotency_keys where created_at < now() - interval '7 days'
-      order by created_at limit p_limit for update skip locked)
-    returning 1
-  )
-  select (select count(*) from events) + (select count(*) from keys) into v_removed;
-  return v_removed;
-end
 $$;
 
 -- The verbs keep their plans. In a new database, and when a first large campaign fills an empty queue, these would fit an empty table until
@@ -346,7 +335,7 @@ create or replace function whatsapp.sweep(p_jobs text[] default null, p_limit in
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_all constant text[] := '{leases,unknowns,accounts,campaigns,due,expired,cancelled,held,parked,retention,portfolios,statistics}';
+  v_all constant text[] := '{leases,unknowns,accounts,campaigns,due,expired,cancelled,held,parked,partitions,retention,portfolios,statistics}';
   v_job text;
   v_rows integer;
   v_swept jsonb := '{}';
@@ -368,6 +357,7 @@ begin
         when 'cancelled' then v_rows := whatsapp_internal.sweep_cancelled(p_limit);
         when 'held' then v_rows := whatsapp_internal.sweep_held(p_limit);
         when 'parked' then v_rows := whatsapp_internal.sweep_parked(p_limit);
+        when 'partitions' then v_rows := whatsapp_internal.sweep_partitions();
         when 'retention' then v_rows := whatsapp_internal.sweep_old(p_limit, p_keep);
         when 'portfolios' then v_rows := whatsapp_internal.sweep_portfolios(p_limit);
         when 'statistics' then perform whatsapp_internal.sweep_statistics();

@@ -35,8 +35,8 @@ _FILL = (
          template_name, template_language, category, campaign_id)
        select %(country_id)s, message_id, %(account_id)s, contact_id, 'outbound', 'template', 'queued', %(content)s,
          %(template)s, %(language)s, 'MARKETING', %(campaign_id)s from crowd""",
-    """insert into whatsapp.message_events (country_id, message_id, event)
-       select %(country_id)s, message_id, 'message_queued' from crowd""",
+    """insert into whatsapp.campaign_people (country_id, campaign_id, contact_id, message_id)
+       select %(country_id)s, %(campaign_id)s, contact_id, message_id from crowd""",
     """insert into whatsapp.queue (country_id, message_id, account_id, contact_id, lane, due_at, run_at)
        select %(country_id)s, message_id, %(account_id)s, contact_id, 'campaign:' || %(campaign_id)s, now(), now()
        from crowd""",

@@ -108,7 +108,10 @@ def _measure(
 
 def _check(database: psycopg.Connection[Any], figures: Mapping[str, float]) -> None:
     """Everything answered is stored and applied, then room is made for the next run."""
-    row = database.execute("select count(*), count(*) filter (where outcome <> 'applied') from whatsapp.webhook_events")
+    row = database.execute(
+        "select sum(jsonb_array_length(payload)), count(*) filter (where outcome <> 'applied')"
+        " from whatsapp.webhook_events"
+    )
     assert row.fetchone() == (figures["answered"], 0)
     database.execute("truncate whatsapp.webhook_events")
 
@@ -120,7 +123,7 @@ def _accepted(database: psycopg.Connection[Any], count: int, *, known: bool) -> 
     for index, country_id in enumerate(("MX", "CO")):
         rows = database.execute(
             """select 'wamid.' || encode(sha256(id::text::bytea), 'base64'), '52' || (5500000000 + n)::text, id::text
-               from (select n, gen_random_uuid() as id from generate_series(1, %s) n) x""",
+               from (select n, whatsapp_internal.uuid7() as id from generate_series(1, %s) n) x""",
             (count // 2,),
         ).fetchall()
         made += [(index, *row) for row in rows]

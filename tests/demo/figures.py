@@ -20,23 +20,13 @@ _LOG = """
   where m.direction = 'outbound' and m.country_id = %s
 """
 _STATUS_EVENTS = """
-  select count(*)
-  from whatsapp.message_events e join whatsapp.messages m using (country_id, message_id)
-  where m.direction = 'outbound' and e.event in ('message_sent', 'message_delivered', 'message_read')
-    and e.country_id = %s
+  select count(sent_at) + count(delivered_at) + count(read_at)
+  from whatsapp.messages where direction = 'outbound' and country_id = %s
 """
 _STORIED = """
-  select message_id
-  from (
-    select e.message_id,
-      min(e.event_id) filter (where e.event = 'message_sent') as sent,
-      min(e.event_id) filter (where e.event = 'message_delivered') as delivered,
-      min(e.event_id) filter (where e.event = 'message_read') as read
-    from whatsapp.message_events e join whatsapp.messages m using (country_id, message_id)
-    where e.country_id = %s and m.kind = 'template'
-    group by e.message_id
-  ) came
-  order by (read < delivered)::int + (delivered < sent)::int desc nulls last, message_id
+  select message_id from whatsapp.messages
+  where country_id = %s and kind = 'template' and read_at is not null
+  order by read_at - accepted_at desc, message_id
   limit 1
 """
 
@@ -49,8 +39,8 @@ class Figures:
     """Messages of one country: in the log, and at the numbers of that country.
 
     `twice` were accepted by Meta more than once; `lost` are in the log and never arrived; `strays` arrived at these
-    numbers without being of this country, or for another person than the log says. `status_events` are the rows of
-    `message_events` about sent, delivered and read.
+    numbers without being of this country, or for another person than the log says. `status_events` are the times
+    of sent, delivered and read that stand in the log.
     """
 
     logged: int
@@ -144,7 +134,8 @@ def stopped_marketing(database: Database) -> int:
 
 def webhook_events(database: Database) -> int:
     """Different events that came from Meta."""
-    return int(_one(database, "select count(*) from whatsapp.webhook_events"))
+    events = "case jsonb_typeof(payload) when 'array' then jsonb_array_length(payload) else 1 end"
+    return int(_one(database, f"select sum({events}) from whatsapp.webhook_events"))
 
 
 def waiting(database: Database) -> int:

@@ -73,8 +73,8 @@ async def many_messages(stage: Stage, messages: int) -> None:
 async def story(stage: Stage, checks: Checks) -> None:
     message_id = figures.storied(stage.owner, "MX")
     stage.screen.scene("The story of one of them, as Ana reads it through the Data API")
-    table = stage.frontend.schema("whatsapp").table("message_events")
-    answer = await table.select("event, at, recorded_at").eq("message_id", message_id).order("event_id").execute()
+    table = stage.frontend.schema("whatsapp").table("message_story")
+    answer = await table.select("event, at").eq("message_id", message_id).order("step").execute()
     events = cast(list[Json], answer.data)
     stage.screen.story(events)
     told = sorted(event["event"] for event in events)

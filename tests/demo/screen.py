@@ -98,15 +98,15 @@ class Screen:
             yield show
 
     def story(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """The events of one message, in the order they were written down."""
+        """The steps of one message, each by the clock that knows it."""
         table = Table(box=box.SIMPLE_HEAD, header_style="grey62", pad_edge=False)
-        for title in ("written down at", "what happened", "Meta's clock"):
+        for title in ("our clock", "what happened", "Meta's clock"):
             table.add_column(title)
         for event in events:
             name = str(event["event"]).removeprefix("message_")
             from_meta = name in ("sent", "delivered", "read")
-            happened = _clock(event["at"])[:8] if from_meta else ""
-            table.add_row(_clock(event["recorded_at"]), Text(name, style=_COLOURS.get(name, "")), happened)
+            ours, meta = ("", _clock(event["at"])[:8]) if from_meta else (_clock(event["at"]), "")
+            table.add_row(ours, Text(name, style=_COLOURS.get(name, "")), meta)
         self._console.print(Padding(table, (0, 0, 0, _MARGIN)))
 
     def table(self, counted: str, countries: Sequence[str], rows: Sequence[Row]) -> None:

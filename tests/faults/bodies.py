@@ -45,7 +45,7 @@ _TRIES = 6
 _PEOPLE = 200
 _SNAPSHOT = (
     "select count(*), md5(string_agg(md5(t::text), '' order by t::text)) from whatsapp.{table} t",
-    ("messages", "message_events", "contacts", "conversations", "consents", "webhook_events"),
+    ("messages", "message_events", "contacts", "conversations", "consents", "webhook_events", "parked_statuses"),
 )
 
 
@@ -229,7 +229,12 @@ def _missing(stack: Stack, bodies: Sequence[bytes]) -> tuple[list[str], int]:
     directory = Settings.read(stack.env() | environment()).directory
     keys = {uuid.UUID(event["key"]) for body in bodies for event in parse(body, directory)}
     with psycopg.connect(stack.database_url) as database:
-        there = {row[0] for row in database.execute("select event_key from whatsapp.webhook_events")}
+        there = {
+            row[0]
+            for row in database.execute(
+                "select event_key from whatsapp.webhook_events union all select event_key from whatsapp.parked_statuses"
+            )
+        }
     return sorted(map(str, keys - there)), len(keys)
 
 

@@ -51,7 +51,7 @@ _LEFT_OVER = {
         join whatsapp.accounts a using (country_id, account_id)
         left join whatsapp.throttles t using (country_id, account_id)
         group by 1, 2, 3""",
-    "parked statuses": "select country_id, account_id, wamid from whatsapp.webhook_events where outcome = 'parked'",
+    "parked statuses": "select country_id, account_id, wamid from whatsapp.parked_statuses",
     "webhooks nobody could read": """
         select country_id, event_key, outcome, payload from whatsapp.webhook_events
         where outcome in ('unparsable', 'unroutable')""",

@@ -1,6 +1,8 @@
 -- A country with a past, as the verbs leave it: see stock.py. Each message has a moment of its own in the last 30 days; every tenth was written by
 -- the person. Of 30 messages one status is parked for ever, of 150 one outcome is unknown.
 
+select whatsapp_internal.make_partitions(now() - interval '31 days');
+
 insert into whatsapp.contacts (country_id, contact_id, phone, wa_id, match_key, bsuid, name)
 select %(country)s, whatsapp_internal.uuid7(now() - interval '60 days' + n * interval '1 second'), '+' || digits, digits, digits,
   case when mod(n, 2) = 0 then %(country)s || '.' || digits end, 'person ' || n
@@ -32,15 +34,23 @@ select %(country)s, message_id, %(account)s, contact_id, case when inbound then 
   case when not inbound then 'es' end, case when not inbound then 'UTILITY' end, 1, at, at, at, at, at
 from log order by n;
 
-insert into whatsapp.message_events (country_id, message_id, event, at, recorded_at)
-select %(country)s, message_id, 'message_read', at, at from log order by n;
+insert into whatsapp.wamids (country_id, digest, week, message_id)
+select %(country)s, whatsapp_internal.digest_of(%(account)s, wamid), whatsapp_internal.week_of(at::date), message_id from log order by n;
 
-insert into whatsapp.webhook_events (country_id, event_key, account_id, field, kind, outcome, wamid, payload, received_at)
-select %(country)s, gen_random_uuid(), %(account)s, 'messages', 'status', 'applied', wamid, '{"id": "x"}', at
-from log where mod(n, 2) = 0 order by n;
+-- Of every tenth there is more to tell than its columns do.
+insert into whatsapp.message_events (country_id, message_id, event, at, recorded_at, code, title)
+select %(country)s, message_id, 'message_retry', at, at, 131000, 'Something went wrong' from log where mod(n, 10) = 1 order by n;
 
-insert into whatsapp.webhook_events (country_id, event_key, account_id, field, kind, outcome, wamid, event, payload, received_at)
-select %(country)s, gen_random_uuid(), %(account)s, 'messages', 'status', 'parked', 'wamid.other.' || n, '{"state": "sent"}', '{}', now()
+insert into whatsapp.webhook_events (country_id, day, event_key, account_id, field, kind, outcome, payload, received_at)
+select %(country)s, at::date, gen_random_uuid(), %(account)s, 'messages', 'message', 'applied', '{"id": "x"}', at
+from log where inbound order by n;
+
+insert into whatsapp.webhook_events (country_id, day, event_key, account_id, field, kind, outcome, payload, received_at)
+select %(country)s, max(at)::date, gen_random_uuid(), %(account)s, 'messages', 'status', 'applied', jsonb_agg(jsonb_build_object('id', wamid)), max(at)
+from log where not inbound group by n / 30 order by n / 30;
+
+insert into whatsapp.parked_statuses (country_id, event_key, account_id, wamid, event, look_again_at)
+select %(country)s, gen_random_uuid(), %(account)s, 'wamid.other.' || n, '{"state": "sent"}', null
 from generate_series(1, %(messages)s / 30) n;
 
 insert into whatsapp.idempotency_keys (country_id, key, fingerprint, message_id, created_at)

@@ -542,7 +542,7 @@ def test_people_are_joined_beside_everything_else_without_a_deadlock(land: Land,
         assert len({found[name]["contact_id"] for name in held_names}) == 1, events
         assert not wish or found[min(held_names)]["opted_out_at"] is not None, events
     assert _belonging_to_nobody(land) == []
-    land.run("delete from whatsapp.webhook_events where country_id = %s and outcome = 'parked'", land.country_id)
+    land.run("delete from whatsapp.parked_statuses where country_id = %s", land.country_id)
 
 
 def _again(call: Callable[[], Any]) -> Any:
@@ -650,7 +650,7 @@ def test_in_whatever_order_a_person_is_heard_of_they_are_one(land: Land, seed: i
         # As sweep does while the tables grow.
         land.run("analyze whatsapp.contacts, whatsapp.messages, whatsapp.conversations")
     # Their statuses are of no message here; the sweeps of other tests should not look for it again.
-    land.run("delete from whatsapp.webhook_events where country_id = %s and outcome = 'parked'", land.country_id)
+    land.run("delete from whatsapp.parked_statuses where country_id = %s", land.country_id)
 
     found: dict[str, Row] = {}
     rows = land.all("select * from whatsapp.contacts where country_id = %s", (land.country_id,))

@@ -35,8 +35,8 @@ def shown(land: Land, wamid: str) -> Row:
 
 def story(land: Land, wamid: str) -> list[tuple[str, Row | None]]:
     rows = land.all(
-        "select event, detail -> 'content' as content from whatsapp.message_events"
-        " where country_id = %s and message_id = %s order by event_id",
+        "select event, detail -> 'content' as content from whatsapp.message_story"
+        " where country_id = %s and message_id = %s order by at, step",
         (land.country_id, shown(land, wamid)["message_id"]),
     )
     return [(row["event"], row["content"]) for row in rows]

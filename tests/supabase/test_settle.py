@@ -50,7 +50,7 @@ def test_a_settle_repeated_while_the_first_still_runs_tells_it_once(stack: Stack
 
     assert answer is not None
     assert answer[0] == {"settled": 0, "stale": 5}
-    events = "select count(*) as n from whatsapp.message_events where country_id = %s group by message_id"
+    events = "select count(*) as n from whatsapp.message_story where country_id = %s group by message_id"
     assert {row["n"] for row in land.all(events, [land.country_id])} == {3}  # queued, sending, what came of it
 
 
@@ -62,7 +62,7 @@ def test_a_late_status_takes_back_that_a_message_was_given_up(land: Land, state:
 
     row = land.message(message["message_id"])
     assert (row["state"], row["failed_at"], row["error_title"]) == (state, None, None)
-    assert land.count("message_events", message_id=message["message_id"], event=f"message_{state}") == 1
+    assert land.count("message_story", message_id=message["message_id"], event=f"message_{state}") == 1
 
 
 def test_a_late_acceptance_takes_back_that_a_message_was_given_up(land: Land) -> None:
@@ -72,7 +72,7 @@ def test_a_late_acceptance_takes_back_that_a_message_was_given_up(land: Land) ->
 
     row = land.message(message["message_id"])
     assert (row["state"], row["wamid"], row["failed_at"], row["error_title"]) == ("accepted", wamid, None, None)
-    assert land.count("message_events", message_id=message["message_id"], event="message_accepted") == 1
+    assert land.count("message_story", message_id=message["message_id"], event="message_accepted") == 1
 
 
 @pytest.mark.parametrize("state", ["sent", "accepted"])

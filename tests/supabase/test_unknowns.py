@@ -373,7 +373,7 @@ def test_a_repeated_settle_changes_nothing(land: Land) -> None:
     land.settle(result)
 
     assert land.message(message["message_id"]) == before
-    assert land.count("message_events", message_id=message["message_id"], event="message_accepted") == 1
+    assert land.count("message_story", message_id=message["message_id"], event="message_accepted") == 1
 
 
 def expire(land: Land) -> None:

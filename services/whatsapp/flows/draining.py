@@ -55,6 +55,7 @@ SWEEPS = (
     "cancelled",
     "held",
     "parked",
+    "partitions",
     "retention",
     "portfolios",
     "statistics",

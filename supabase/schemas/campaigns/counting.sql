@@ -4,6 +4,9 @@ create or replace function whatsapp_internal.count_inserted() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if not exists (select from added where campaign_id is not null) then
+    return null;
+  end if;
   insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
   select country_id, campaign_id, state, count(*) from added where campaign_id is not null group by 1, 2, 3;
   return null;
@@ -14,6 +17,9 @@ create or replace function whatsapp_internal.count_updated() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if not exists (select from added where campaign_id is not null) then
+    return null;
+  end if;
   insert into whatsapp.campaign_counts (country_id, campaign_id, key, n)
   select m.country_id, m.campaign_id, k.key, sum(m.sign)
   from (

@@ -68,8 +68,8 @@ begin
     select r.*, coalesce(r.code, case when r.turn > 1 or m.message_id is not null then 'duplicate_recipient' end) as verdict
     from rows r
     left join lateral (
-      select m.message_id from whatsapp.messages m
-      where m.country_id = p_campaign.country_id and m.campaign_id = p_campaign.campaign_id and m.contact_id = r.person and m.campaign_again is null
+      select m.message_id from whatsapp.campaign_people m
+      where m.country_id = p_campaign.country_id and m.campaign_id = p_campaign.campaign_id and m.contact_id = r.person
       limit 1
     ) m on true
   ),
@@ -115,7 +115,9 @@ begin
   select p_campaign.country_id, g.message_id, p_campaign.account_id, g.person, 'outbound', 'template', v_state, g.content, p_campaign.template_name,
     p_campaign.template_language, p_category, g.ref, p_campaign.created_by, p_campaign.send_at, p_campaign.valid_until, p_campaign.campaign_id
   from unnest(p_ids, p_people, p_contents, p_refs) as g (message_id, person, content, ref);
-  insert into whatsapp.message_events (country_id, message_id, event) select p_campaign.country_id, message_id, 'message_' || v_state from unnest(p_ids) message_id;
+  insert into whatsapp.campaign_people (country_id, campaign_id, contact_id, message_id)
+  select p_campaign.country_id, p_campaign.campaign_id, g.person, g.message_id from unnest(p_ids, p_people) as g (message_id, person)
+  order by g.person;
   insert into whatsapp.queue (country_id, message_id, account_id, contact_id, lane, due_at, run_at, expires_at, scheduled)
   select p_campaign.country_id, g.message_id, p_campaign.account_id, g.person, v_lane, v_start, v_start, p_campaign.valid_until, v_start > now()
   from unnest(p_ids, p_people) as g (message_id, person);

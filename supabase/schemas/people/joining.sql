@@ -77,22 +77,34 @@ begin
     select m.campaign_id, m.message_id, m.state
     from theirs t
     cross join lateral (
-      select m.* from whatsapp.messages m
-      where m.country_id = p_country and m.campaign_id = t.campaign_id and m.contact_id = p_into and m.campaign_again is null
-      limit 1
+      select p.message_id from whatsapp.campaign_people p
+      where p.country_id = p_country and p.campaign_id = t.campaign_id and p.contact_id = p_into limit 1
+    ) p
+    cross join lateral (
+      select m.* from whatsapp.messages m where m.country_id = p_country and m.message_id = p.message_id limit 1
     ) m
   ),
-  ranked as (
-    select m.message_id, w.waits, row_number() over (
+  ranked as materialized (
+    select m.campaign_id, m.message_id, w.waits, row_number() over (
         partition by m.campaign_id
         -- Which of the two goes or went: what has left before what waits, and that before what never will.
         order by case when m.state in ('refused', 'cancelled', 'expired') then 2 when w.waits then 1 else 0 end, m.message_id) as n
-    from (select * from theirs where campaign_id in (select campaign_id from ours) union all select * from ours) m
+    from (select * from theirs union all select * from ours) m
     cross join lateral (
       select exists (
         select from whatsapp.queue q
         where q.country_id = p_country and q.message_id = m.message_id and q.lease_id is null and q.unknown_until is null) as waits
     ) w
+  ),
+  moved as (
+    insert into whatsapp.campaign_people as p (country_id, campaign_id, contact_id, message_id)
+    select p_country, campaign_id, p_into, message_id from ranked where n = 1
+    order by campaign_id
+    on conflict (country_id, campaign_id, contact_id) do update set message_id = excluded.message_id
+  ),
+  gone as (
+    delete from whatsapp.campaign_people p using theirs t
+    where p.country_id = p_country and p.campaign_id = t.campaign_id and p.contact_id = p_from
   )
   select array_agg(message_id), array_agg(message_id) filter (where waits) into v_again, v_waiting from ranked where n > 1;
 

@@ -70,11 +70,8 @@ begin
     select i ->> 'country_id', m.contact_id
     from unnest(p_events) i
     cross join lateral (
-      (select m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1)
-      union all
-      (select m.contact_id from whatsapp.messages m
-       where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid' limit 1)
+      select m.contact_id from whatsapp.messages m
+      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1
     ) m
     where i ->> 'kind' = 'status' and (i -> 'error' ->> 'effect' <> 'none' or i ->> 'window_until' is not null)
   ) p;
@@ -107,11 +104,7 @@ begin
     from unnest(p_statuses) i
     cross join lateral (
       select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid
-      union all
-      select m.country_id, m.message_id from whatsapp.messages m
-      where m.country_id = i ->> 'country_id' and m.account_id = i ->> 'account_id' and m.wamid = i ->> 'wamid'
-      limit 1
+      where m.country_id = i ->> 'country_id' and m.message_id = (i ->> 'message_id')::uuid limit 1
     ) m
   ) f;
 

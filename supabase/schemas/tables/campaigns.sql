@@ -48,3 +48,13 @@ create table whatsapp.campaign_counts (
   foreign key (country_id, campaign_id) references whatsapp.campaigns (country_id, campaign_id)
 );
 comment on table whatsapp.campaign_counts is 'Additions to a campaign''s counts by key (a state, "failed:<code>", "refused:<code>", "cost:<category>"); their sum counts.';
+
+-- That a person is in a campaign once. A unique index of messages could not say it: they lie in partitions by their own ids, and these by the campaign's.
+create table whatsapp.campaign_people (
+  country_id text not null,
+  campaign_id uuid not null,
+  contact_id uuid not null,
+  message_id uuid not null,
+  primary key (country_id, campaign_id, contact_id)
+) partition by range (campaign_id);
+comment on table whatsapp.campaign_people is 'Who is in a campaign, and by which message: a person once. The way from a campaign to its messages.';

@@ -1,4 +1,7 @@
--- What happened: one row a message with its current state and the time of each state, and append-only everything that happened to it.
+-- What happened: one row a message with its current state and the time of each state, append-only what else happened to it, and the messages by Meta's ids.
+--
+-- What grows with every message lies in partitions by time (partitions.sql): what is written now touches the youngest, and what is old is dropped.
+-- No fact is written twice: what went as it goes stands in the columns of messages, and the view message_story tells it beside message_events.
 
 create table whatsapp.messages (
   country_id text not null,
@@ -26,6 +29,7 @@ create table whatsapp.messages (
   created_at timestamptz not null default now(),
   send_at timestamptz,
   expires_at timestamptz,
+  sending_at timestamptz,
   accepted_at timestamptz,
   sent_at timestamptz,
   delivered_at timestamptz,
@@ -36,17 +40,16 @@ create table whatsapp.messages (
   campaign_again boolean,
   confirms_consent boolean,
   foreign key (country_id, account_id, contact_id) references whatsapp.conversations (country_id, account_id, contact_id)
-) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
-create unique index messages_by_wamid on whatsapp.messages (country_id, account_id, wamid) where wamid is not null;
+) partition by range (message_id);
 create index messages_by_contact on whatsapp.messages (country_id, account_id, contact_id, message_id);
 create index messages_by_ref on whatsapp.messages (country_id, ref, message_id) where ref is not null;
 create index messages_inbound on whatsapp.messages (country_id, message_id) where direction = 'inbound';
 alter table whatsapp.messages add primary key (country_id, message_id);
-create unique index messages_once_a_campaign on whatsapp.messages (country_id, campaign_id, contact_id)
-  where campaign_id is not null and campaign_again is null;
 comment on table whatsapp.messages is 'The message log, inbound and outbound: one row a message, its state now and the time of each state.';
 comment on column whatsapp.messages.message_id is 'Ours. Goes to Meta as biz_opaque_callback_data and comes back with every status webhook.';
 comment on column whatsapp.messages.content is 'Meta''s own message object: {"type": …, "<type>": {…}}.';
+comment on column whatsapp.messages.wamid is 'Meta''s id. A message is found by it through wamids: an index here would make a new entry in every other one when Meta accepts.';
+comment on column whatsapp.messages.sending_at is 'When it was first leased; later attempts are in message_events.';
 comment on column whatsapp.messages.refusal is 'Why a gate refused it, as one of the codes of docs/whatsapp.md.';
 -- No foreign key of its own: whatever puts a message into a campaign is counted in the same statement, and it is the count's that refuses a
 -- campaign which is not there, once a statement instead of once a message.
@@ -66,6 +69,19 @@ create table whatsapp.message_events (
   detail jsonb,
   primary key (country_id, message_id, event_id),
   foreign key (country_id, message_id) references whatsapp.messages (country_id, message_id)
-);
-comment on table whatsapp.message_events is 'Append-only: every thing that happened to a message, with Meta''s code and words.';
+) partition by range (message_id);
+comment on table whatsapp.message_events is
+  'Append-only: what happened to a message and does not stand in its columns, with Meta''s code and words. message_story tells both.';
 comment on column whatsapp.message_events.at is 'When it happened, by Meta''s clock where Meta told; recorded_at is when we wrote it down.';
+
+-- A message by Meta's id of it, in a table of its own: no index of a table in partitions by our ids can say that Meta's are unique. Inbound messages
+-- stand under the week in which Meta says they were written, which is the same however often and however late Meta brings them; outbound ones under
+-- the week in which Meta accepted them. A status that does not name our id may come 30 days later: it looks through the weeks there are.
+create table whatsapp.wamids (
+  country_id text not null,
+  digest uuid not null,
+  week date not null,
+  message_id uuid not null,
+  primary key (country_id, digest, week)
+) partition by range (week);
+comment on table whatsapp.wamids is 'The message of a Meta id (a digest of account and wamid), while Meta may still speak of it: kept for 45 days.';

@@ -110,4 +110,7 @@ create type whatsapp_internal.result as (
   template_language text
 );
 
-create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text);
+-- A status, and what becomes of it (ingest.sql).
+create type whatsapp_internal.heard as (event jsonb, verdict text, names boolean);
+
+create type whatsapp_internal.parked as (country_id text, account_id text, event_key uuid, wamid text, message_id uuid);

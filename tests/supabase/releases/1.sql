@@ -3,6 +3,7 @@
 insert into whatsapp.accounts (country_id, account_id, is_default, portfolio) values ('MX', 'main', true, 'one'), ('CO', 'main', true, 'one');
 insert into whatsapp.members (country_id, user_id, role) values ('MX', 'a0000000-0000-4000-8000-000000000001', 'operator');
 insert into whatsapp.stop_words (country_id, word, reply) values ('MX', 'BAJA', 'Listo.');
+insert into whatsapp.retention (country_id, keep) values ('MX', '13 months');
 
 create function pg_temp.person(phone text, key text, more jsonb) returns jsonb language sql as $$
   select jsonb_build_object(
