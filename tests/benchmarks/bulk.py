@@ -2,24 +2,26 @@
 
 import os
 import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import psycopg
 
 from tests.benchmarks.child import Child
-from tests.benchmarks.report import Bar, Report
+from tests.benchmarks.report import DIRECT, OURS, Bar, Report
 from tests.graph.world import World
-from tests.local.stack import Stack, running_stack
+from tests.local import processes
+from tests.local.stack import FUNCTIONS, Stack, running_stack, start_functions
 
 CALLS = 10
 ROWS_OF_A_CALL = 10_000
-CONTENDERS = ("ours", "ours, two calls at once", "COPY", "procrastinate", "pgqueuer")
-"""COPY and the libraries write straight to Postgres; ours checks, judges and logs each row, through the Data API.
+TWO_AT_ONCE, DIRECT_TWO_AT_ONCE = "ours, two calls at once", "ours, direct, two calls at once"
+CONTENDERS = (OURS, TWO_AT_ONCE, DIRECT, DIRECT_TWO_AT_ONCE, "COPY", "procrastinate", "pgqueuer")
+"""COPY and the libraries write straight to Postgres; ours checks, judges and logs each row.
 Supabase Lite runs one function call at a time, so two calls at once only fill its pauses."""
 _COUNTS = {
-    "ours": "select count(*) from whatsapp.queue",
-    "ours, two calls at once": "select count(*) from whatsapp.queue",
+    **dict.fromkeys((OURS, TWO_AT_ONCE, DIRECT, DIRECT_TWO_AT_ONCE), "select count(*) from whatsapp.queue"),
     "COPY": "select count(*) from public.copied",
     "procrastinate": "select count(*) from procrastinate_jobs where status = 'todo'",
     "pgqueuer": "select count(*) from pgqueuer where status = 'queued'",
@@ -29,7 +31,11 @@ _CASE = "bulk, 100,000 recipients"
 
 
 def bars() -> list[Bar]:
-    return [Bar(_CASE, "per_second", "procrastinate", least=1), Bar(_CASE, "per_second", "pgqueuer", least=0.3)]
+    return [
+        Bar(_CASE, "per_second", "procrastinate", least=1),
+        Bar(_CASE, "per_second", "pgqueuer", least=0.3),
+        Bar(_CASE, "per_second", least=20_000, ours=DIRECT_TWO_AT_ONCE),
+    ]
 
 
 def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] = frozenset()) -> None:
@@ -40,22 +46,29 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
     with ExitStack() as cleanup:
         stack = cleanup.enter_context(running_stack(functions_env=settings, durable=True))
         database = cleanup.enter_context(psycopg.connect(stack.admin_url, autocommit=True))
+        port = processes.free_port()
+        direct = start_functions(stack, FUNCTIONS, port, settings | {"SUPABASE_DB_URL": stack.database_url})
+        cleanup.callback(direct.stop)
+        urls = {OURS: stack.url, DIRECT: f"http://127.0.0.1:{port}"}
         _prepare(database)
         # Supabase Lite is JavaScript: its first answers are the slowest, whoever asks.
-        _measure(stack, database, "ours", 1_000)
+        _measure(stack, database, OURS, 1_000, urls)
+        _measure(stack, database, DIRECT, 1_000, urls)
         for _ in range(repetitions):
             for name in CONTENDERS:
                 if not only or name in only:
-                    report.add(_CASE, name, **_measure(stack, database, name, rows))
+                    report.add(_CASE, name, **_measure(stack, database, name, rows, urls))
 
 
-def _measure(stack: Stack, database: psycopg.Connection[Any], name: str, rows: int) -> dict[str, float]:
+def _measure(
+    stack: Stack, database: psycopg.Connection[Any], name: str, rows: int, urls: Mapping[str, str]
+) -> dict[str, float]:
     _empty(database)
     job = {
         "contender": name,
         "calls": [_recipients(call, rows) for call in range(CALLS)],
         "run": str(uuid.uuid4()),
-        "functions_url": f"{stack.url}/functions/v1",
+        "functions_url": f"{urls[DIRECT if DIRECT in name else OURS]}/functions/v1",
         "secret_key": stack.secret_key,
         "database_url": stack.admin_url,
     }

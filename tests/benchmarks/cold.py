@@ -22,7 +22,7 @@ import psycopg
 from services.whatsapp.identity import match_key
 from services.whatsapp.meta.signature import sign
 from tests.benchmarks.child import ROOT
-from tests.benchmarks.report import Bar, Report
+from tests.benchmarks.report import DIRECT, OURS, Bar, Report
 from tests.graph.process import graph_process
 from tests.graph.world import World
 from tests.local import processes
@@ -63,8 +63,9 @@ def bars() -> list[Bar]:
         for what in (_CHEAPEST[function], full)
     ]
     return [
-        Bar(f"cold, {function}: {what}", "first_answer_ms", "bare Starlette", most=limits.get(function, 3.0))
+        Bar(f"cold, {function}: {what}", "first_answer_ms", "bare Starlette", most=limits.get(function, 3.0), ours=ours)
         for function, what in names
+        for ours in (OURS, DIRECT)
     ]
 
 
@@ -89,12 +90,15 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
         message_id, token = _prepare(stack)
         env = os.environ | stack.env() | graph.env() | {"WHATSAPP_KICK": "false", "WHATSAPP_DOTENV": "off"}
         env["PYTHONPATH"] = str(ROOT / "tests" / "benchmarks" / "production")
+        direct = {"SUPABASE_DB_URL": stack.database_url}
         firsts = _firsts(stack, world, message_id, token)
         for _, first in itertools.product(range(repetitions if quick else repetitions * 3), firsts):
             if only and first.function not in only:
                 continue
             module = first.function.replace("-", "_")
-            report.add(first.case, "ours", first_answer_ms=_start(f"functions.{module}.main:app", first, env) * 1000)
+            app = f"functions.{module}.main:app"
+            report.add(first.case, OURS, first_answer_ms=_start(app, first, env) * 1000)
+            report.add(first.case, DIRECT, first_answer_ms=_start(app, first, env | direct) * 1000)
             bare = _start("tests.benchmarks.hello:app", first, env, status=200)
             report.add(first.case, "bare Starlette", first_answer_ms=bare * 1000)
 

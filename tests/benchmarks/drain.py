@@ -15,7 +15,7 @@ import psycopg
 from services.whatsapp.identity import match_key
 from services.whatsapp.meta.envelope import graph_body
 from tests.benchmarks.child import Child
-from tests.benchmarks.report import Bar, Report
+from tests.benchmarks.report import DIRECT, OURS, Bar, Report
 from tests.graph.client import Graph
 from tests.graph.process import graph_process
 from tests.graph.world import World
@@ -42,6 +42,9 @@ def bars() -> list[Bar]:
             Bar(case, "per_second", "naive", least=8),
             Bar(case, "per_second", "pgqueuer", least=1),
         )
+    ] + [
+        Bar(_case(50), "per_second", "ceiling", least=0.8, ours=DIRECT),
+        Bar(_case(50), "per_second", "pgqueuer", least=1.15, ours=DIRECT),
     ]
 
 
@@ -57,7 +60,13 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
         for _, latency in itertools.product(range(repetitions), LATENCIES):
             count = {50: 4_000, 300: 2_000}[latency] if quick else {50: 12_000, 300: 6_000}[latency]
             race = _Race(stack, graphs[latency], database, count)
-            contenders = {"ours": race.ours, "ceiling": race.ceiling, "pgqueuer": race.pgqueuer, "naive": race.naive}
+            contenders = {
+                OURS: race.ours,
+                DIRECT: race.direct,
+                "ceiling": race.ceiling,
+                "pgqueuer": race.pgqueuer,
+                "naive": race.naive,
+            }
             for name, contender in contenders.items():
                 if not only or name in only:
                     report.add(_case(latency), name, **contender())
@@ -78,7 +87,13 @@ class _Race:
         self._env = os.environ | stack.env() | graph.env() | {"WHATSAPP_DRAIN_CONCURRENCY": str(CONCURRENCY)}
 
     def ours(self) -> dict[str, float]:
-        with Child(_SENDERS, {"contender": "ours"}, self._env) as child:
+        return self._ours(self._env)
+
+    def direct(self) -> dict[str, float]:
+        return self._ours(self._env | {"SUPABASE_DB_URL": self._stack.database_url})
+
+    def _ours(self, env: Mapping[str, str]) -> dict[str, float]:
+        with Child(_SENDERS, {"contender": "ours"}, env) as child:
             _enqueue(self._database, self._count)
             figures = self._figures(child, self._count)
         left = self._database.execute("select count(*) from whatsapp.queue").fetchone()

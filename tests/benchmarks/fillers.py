@@ -108,6 +108,8 @@ async def pgqueuer(job: Job) -> float:
 CONTENDERS: dict[str, Callable[[Job], Awaitable[float]]] = {
     "ours": ours,
     "ours, two calls at once": functools.partial(ours, at_once=2),
+    "ours, direct": ours,
+    "ours, direct, two calls at once": functools.partial(ours, at_once=2),
     "COPY": copy,
     "procrastinate": procrastinate,
     "pgqueuer": pgqueuer,

@@ -12,9 +12,12 @@ from typing import Any
 
 import orjson
 
+OURS, DIRECT = "ours", "ours, direct"
+"""The product as it is by default, through the Data API, and with SUPABASE_DB_URL."""
 RESULTS = Path(__file__).with_name("results")
 _PACKAGES = (
     "supabase",
+    "asyncpg",
     "httpx",
     "httpx-aiohttp",
     "aiohttp",
@@ -40,6 +43,8 @@ class Sample:
 class Bar:
     """A promise: in `case`, `ours` compared with `other` by `figure` reaches `least` or stays under `most`.
 
+    `ours` is the contender that promises.
+
     Without `other`, the figure itself is compared.
     """
 
@@ -48,6 +53,7 @@ class Bar:
     other: str | None = None
     least: float | None = None
     most: float | None = None
+    ours: str = OURS
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,7 @@ class Report:
         rows = [
             [
                 bar.bar.case,
+                bar.bar.ours,
                 f"{bar.bar.figure} / {bar.bar.other}" if bar.bar.other else bar.bar.figure,
                 f">= {bar.bar.least:g}" if bar.bar.least is not None else f"<= {bar.bar.most:g}",
                 f"{bar.reached:.2f}",
@@ -124,7 +131,7 @@ class Report:
             ]
             for bar in self.verdicts()
         ]
-        lines += ["", "## Bars", "", *_table(["case", "ours compared with", "bar", "reached", ""], rows), ""]
+        lines += ["", "## Bars", "", *_table(["case", "who", "compared with", "bar", "reached", ""], rows), ""]
         return "\n".join(lines)
 
 
@@ -139,7 +146,7 @@ def machine() -> dict[str, Any]:
 
 
 def _judge(bar: Bar, medians: dict[tuple[str, str], dict[str, float]]) -> Verdict | None:
-    ours = medians.get((bar.case, "ours"), {}).get(bar.figure)
+    ours = medians.get((bar.case, bar.ours), {}).get(bar.figure)
     if ours is None:
         return None
     if bar.other is not None:

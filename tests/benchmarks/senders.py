@@ -1,6 +1,6 @@
 """The contenders of the drain: each sends the messages it was given, in a process of its own.
 
-ours      the drainer, through Supabase's Data API
+ours      the drainer, through Supabase's Data API or, with SUPABASE_DB_URL, straight to Postgres
 ceiling   the same HTTP client with the same bodies and no database at all
 naive     one select, one POST, one update per message: supabase-py and httpx as everybody begins
 pgqueuer  PGQueuer, straight to Postgres, with a job that makes the same POST with the same client

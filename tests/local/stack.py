@@ -103,7 +103,7 @@ def running_stack(
             direct=direct,
         )
         if functions:
-            cleanup.callback(_start_functions(stack, functions, port, functions_env or {}, reload=reload).stop)
+            cleanup.callback(start_functions(stack, functions, port, functions_env or {}, reload=reload).stop)
         yield stack
 
 
@@ -161,9 +161,10 @@ def _temporary_directory(cleanup: ExitStack) -> Path:
     return directory
 
 
-def _start_functions(
+def start_functions(
     stack: Stack, functions: str, port: int, extra: Mapping[str, str], *, reload: bool = False
 ) -> processes.Child:
+    """The functions of a running stack, in a process of their own whose environment has `extra`."""
     command = [sys.executable, "-m", "uvicorn", "--factory", "tests.local.gateway:app", "--no-access-log"]
     if reload:
         command += ["--reload", "--reload-dir", "functions", "--reload-dir", "services"]
@@ -175,7 +176,7 @@ def _start_functions(
         cwd=ROOT,
     )
     try:
-        child.wait_until(lambda: _answers(stack.url))
+        child.wait_until(lambda: _answers(f"http://127.0.0.1:{port}"))
     except BaseException:
         child.stop()
         raise

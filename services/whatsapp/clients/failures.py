@@ -7,11 +7,10 @@ else may pass: every verb is safe to repeat, so it is tried again here for a whi
 """
 
 import asyncio
+import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from services.whatsapp import log
 from services.whatsapp.refusals import RefusalError, describe
@@ -19,6 +18,8 @@ from services.whatsapp.refusals import RefusalError, describe
 ATTEMPTS = 4
 TOTAL = 20.0
 """Seconds a call may take in all, its repetitions included: well below a lease, and below what cron waits for."""
+_WAIT, _LONGEST_WAIT = 0.1, 1.0
+"""Seconds before the second attempt at the most, and before any later one."""
 
 _NEVER = re.compile(r"22[0-9A-Z]{3}|2350[23]|23514|54[0-9A-Z]{3}|PT4\d\d|PGRST10[02]|413")
 """The codes that say: this can never be stored. Data exceptions, a column that must not be empty, a row
@@ -89,30 +90,49 @@ async def persist(
     """What `call` answers, repeated while it is `Failed` in a way that may pass. `name` is for the log."""
     failures: list[Failed] = []
 
-    def note(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, Failed):
-            failures.append(error)
-            _log.warning("trying_again", call=name, code=error.code)
-
     def may_pass(error: BaseException) -> bool:
         return isinstance(error, Failed) and not error.is_final and not (verdict and verdict(error))
 
+    async def attempt() -> Answer:
+        if failures:
+            _log.warning("trying_again", call=name, code=failures[-1].code)
+        try:
+            return await call()
+        except Failed as error:
+            failures.append(error)
+            raise
+
     try:
         async with asyncio.timeout(TOTAL):
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception(may_pass),
-                stop=stop_after_attempt(attempts),
-                wait=wait_random_exponential(multiplier=0.1, max=1),
-                before_sleep=note,
-                reraise=True,
-            ):
-                with attempt:
-                    return await call()
+            try:
+                return await attempt()
+            except Failed as error:
+                if attempts == 1 or not may_pass(error):
+                    raise
+            return await _again(attempt, attempts - 1, may_pass)
     except Failed as error:
-        raise (verdict and verdict(error)) or _as_ours([*failures, error], name) from error
+        raise (verdict and verdict(error)) or _as_ours(failures, name) from error
     except TimeoutError as error:
-        raise _as_ours([*failures, Failed(type(error).__name__, "", late=True)], name) from error
+        failures.append(Failed(type(error).__name__, "", late=True))
+        raise _as_ours(failures, name) from error
+
+
+async def _again(
+    attempt: Callable[[], Awaitable[Answer]], attempts: int, may_pass: Callable[[BaseException], bool]
+) -> Answer:
+    """Further attempts after one that failed, each after a longer wait."""
+    # Imported here: nearly every call needs one attempt, and no process should wait for this at its start.
+    from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+    await asyncio.sleep(random.uniform(0, _WAIT))  # noqa: S311 - not for secrets
+    async for each in AsyncRetrying(
+        retry=retry_if_exception(may_pass),
+        stop=stop_after_attempt(attempts),
+        wait=wait_random_exponential(multiplier=2 * _WAIT, max=_LONGEST_WAIT),
+        reraise=True,
+    ):
+        with each:
+            return await attempt()
     raise AssertionError("a retry either returns or raises")
 
 
