@@ -409,6 +409,15 @@ def test_a_stop_word_on_a_quick_reply_counts_and_on_nothing_else(land: Land) -> 
     assert standing(land, other) == (None, None, None)
 
 
+@pytest.mark.parametrize("kind", ["button_reply", "list_reply"])
+def test_a_stop_word_on_a_button_or_in_a_list_of_ours_counts(land: Land, kind: str) -> None:
+    stop_word(land, "BAJA")
+    tapped = some_phone()
+    reply = {"type": kind, kind: {"id": "stop", "title": "Baja"}}
+    land.ingest(says(land, tapped, "") | {"content": {"type": "interactive", "interactive": reply}})
+    assert standing(land, tapped)[1] is not None
+
+
 def test_a_stop_word_belongs_to_its_country(land: Land, database: Database) -> None:
     other, phone = Land(database), some_phone()
     stop_word(other, "baja", reply=BYE)

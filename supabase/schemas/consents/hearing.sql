@@ -36,7 +36,12 @@ begin
       whatsapp_internal.event_time((i ->> 'at')::double precision) as at
     from unnest(p_events) i
     cross join lateral (
-      select case i -> 'content' ->> 'type' when 'text' then i -> 'content' -> 'text' ->> 'body' when 'button' then i -> 'content' -> 'button' ->> 'text'
+      select case i -> 'content' ->> 'type'
+          when 'text' then i -> 'content' -> 'text' ->> 'body'
+          when 'button' then i -> 'content' -> 'button' ->> 'text'
+          -- What a person taps: a button, or a row of a list, of a message of ours.
+          when 'interactive' then
+            coalesce(i #>> '{content,interactive,button_reply,title}', i #>> '{content,interactive,list_reply,title}')
         end as written
     ) m
     join whatsapp.stop_words s
