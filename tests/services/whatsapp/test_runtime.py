@@ -6,11 +6,13 @@ import os
 import re
 import signal
 import threading
+import uuid
 import weakref
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 
 from services.whatsapp.actors import Member, Server
@@ -20,6 +22,7 @@ from services.whatsapp.flows.watching import Watch
 from services.whatsapp.runtime import Runtime
 from services.whatsapp.settings import Settings, settings
 from tests.graph import World
+from tests.local.stack import Stack
 from tests.proofs.house import until
 
 Value = TypeVar("Value")
@@ -222,6 +225,46 @@ async def test_a_loop_that_nobody_closed_politely_takes_everything_with_it(peer:
     gc.collect()
     assert [each() for each in left] == [None] * len(left)
     await until(lambda: not peer.open)
+
+
+@pytest.mark.parametrize("politely", [True, False])
+@pytest.mark.filterwarnings("ignore:.*[Uu]nclosed", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_connections_to_postgres_go_with_their_loop(
+    stack: Stack, database: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, politely: bool
+) -> None:
+    monkeypatch.setenv("SUPABASE_DB_URL", f"{stack.database_url}?application_name=of_a_loop")
+    settings.cache_clear()
+    opened: list[int] = []
+
+    def connections() -> int:
+        found = database.execute("select count(*) from pg_stat_activity where application_name = 'of_a_loop'")
+        return sum(n for (n,) in found)
+
+    def live() -> list[weakref.ref[object]]:
+        async def begin() -> list[weakref.ref[object]]:
+            runtime = Runtime.of_loop()
+            await asyncio.gather(*(runtime.verbs.roles_of(str(uuid.uuid4())) for _ in range(3)))
+            opened.append(connections())
+            return [weakref.ref(each) for each in (loop, runtime, runtime.verbs)]
+
+        loop = asyncio.new_event_loop()
+        left = loop.run_until_complete(begin())
+        if politely:
+            loop.run_until_complete(end())
+        loop.close()
+        return left
+
+    async def end() -> None:
+        kept = Runtime.of_loop().verbs  # so that nothing but being closed can close its connections
+        await Runtime.close_of_loop()
+        await until(lambda: connections() == 0)
+        del kept
+
+    left = await asyncio.to_thread(live)
+    gc.collect()
+    assert [each() for each in left] == [None] * len(left)
+    await until(lambda: connections() == 0)
+    assert opened == [3]
 
 
 async def test_what_flows_began_ends_with_the_runtime(peer: Peer, environment: Settings) -> None:
