@@ -147,13 +147,13 @@ async def test_a_connection_that_is_ended_in_the_middle_leaves_it_open_what_was_
 ) -> None:
     asking = asyncio.create_task(client._call("on_purpose", {"p_seconds": 60}, attempts=1))
     busy = (
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity where query like 'select whatsapp.on_purpose%'"
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+        " where query like 'select whatsapp.on_purpose%' and wait_event = 'PgSleep'"
     )
     with psycopg.connect(stack.admin_url, autocommit=True) as admin:
         await until(lambda: admin.execute(busy).fetchone() != (0,))
     with pytest.raises(Unavailable) as unavailable:
         await asking
-    assert unavailable.value.cause in ("57P01", "08003")  # as Postgres says it, or as it is found
     assert (unavailable.value.divisible, unavailable.value.perhaps_done) == (False, True)
 
 
