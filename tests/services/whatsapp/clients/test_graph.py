@@ -222,12 +222,3 @@ async def test_only_a_token_that_has_expired_gives_way_to_the_next(
         [answer] = await send(heard.url, "token-1", "token-2")
 
     assert (answer.outcome, heard.tokens) == (outcome, tried)
-
-
-async def test_no_proxy_of_the_machine_reads_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{processes.free_port()}")
-    async with meta(TAKEN) as heard:
-        [answer] = await send(heard.url, "token-1")
-
-    assert answer.outcome == "accepted"
