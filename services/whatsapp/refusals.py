@@ -4,10 +4,7 @@ Meta's errors live in `meta.errors`; a code here is ours and stable. Callers may
 `message`. Pure: no I/O, no clock, no environment.
 """
 
-import re
 from dataclasses import dataclass
-
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ def refuse(code: str, *, field: str | None = None, reason: str | None = None, **
         raise ValueError(f"{code} is a notice: nothing is refused")
     values = {"field": field or "the request body", **names}
     try:
-        message = _PLACEHOLDER.sub(lambda match: str(values[match[1]]), refusal.message)
+        message = refusal.message.format_map(values)
     except KeyError as missing:
         raise TypeError(f"refuse({code!r}) needs {missing.args[0]}") from None
     return RefusalError(refusal, message, field, reason)

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, TypedDict, TypeVar
+from typing import Self, TypedDict, TypeVar
 
 from services.whatsapp.refusals import RefusalError, describe, refuse
 
@@ -136,7 +136,7 @@ def in_order(refused: Iterable[Told]) -> list[Told]:
     return sorted(refused, key=lambda each: each["row"])
 
 
-def _whole(row: Mapping[str | None, Any], number: int) -> dict[str, str]:
+def _whole(row: Mapping[str | None, object], number: int) -> dict[str, str]:
     if None in row or None in row.values():
         raise refuse("invalid_csv", reason=f"row {number} has more or fewer fields than the header")
-    return {str(name): value for name, value in row.items()}
+    return {str(name): str(value) for name, value in row.items()}

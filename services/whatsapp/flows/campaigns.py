@@ -10,7 +10,6 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
@@ -162,7 +161,7 @@ class _Judge:
         components = self._components(recipient.parameters) or None
         return {"row": number, **recipient.to, "components": components, "ref": recipient.ref}
 
-    def _components(self, parameters: Mapping[str, Any]) -> list[templates.Component]:
+    def _components(self, parameters: Mapping[str, object]) -> list[templates.Component]:
         try:
             components = templates.fill(self._contract, parameters)
             # The contract knows what a template needs; what an object of Meta's looks like is known there.
@@ -177,11 +176,11 @@ class _Judge:
             raise refuse("template_parameters", field="parameters", reason=_within_template(error)) from None
         return components
 
-    def _shape(self, parameters: Mapping[str, Any]) -> bytes | None:
+    def _shape(self, parameters: Mapping[str, object]) -> bytes | None:
         """What rows have in common that differ in nothing but plain texts: where one is Meta's, all are. Nothing where
         a text holds what cannot be stored, or what is no JSON."""
         texts = self._texts
-        common: list[Any] = []
+        common: list[object] = []
         for key, value in parameters.items():
             if key not in texts or not isinstance(value, str):
                 common.append((key, value))
@@ -195,7 +194,7 @@ class _Judge:
             return None
 
 
-def _message(name: object, language: object, components: list[templates.Component] | None) -> dict[str, Any]:
+def _message(name: object, language: object, components: list[templates.Component] | None) -> dict[str, object]:
     content = {"name": name, "language": {"code": language}} | ({"components": components} if components else {})
     return {"type": "template", "template": content}
 

@@ -1,7 +1,7 @@
 """What `bulk-enqueue` is asked: to open a campaign with recipients, to append some to one, or to control one."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 
@@ -19,7 +19,7 @@ _LONGEST_NAME = 200
 # ── A recipient ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _parameters(value: object) -> Mapping[str, Any]:
+def _parameters(value: object) -> Mapping[str, object]:
     """By the contract's keys; a list stands for the body's parameters in order."""
     if isinstance(value, list):
         return {f"body.{position}": each for position, each in enumerate(value, 1)}
@@ -28,8 +28,8 @@ def _parameters(value: object) -> Mapping[str, Any]:
     return value
 
 
-_Parameters: Any = Annotated[
-    dict[str, Any] | list[Any], Field(description="By the contract's keys; a list stands for body.1, body.2 …")
+_Parameters = Annotated[
+    dict[str, object] | list[object], Field(description="By the contract's keys; a list stands for body.1, body.2 …")
 ]
 
 
@@ -40,12 +40,12 @@ class Recipient(Request):
     not_an_object = ("invalid_recipient", "to", "a recipient is an object of to, parameters and ref")
 
     to: To
-    parameters: Annotated[Mapping[str, Any], PlainValidator(_parameters, json_schema_input_type=_Parameters)] = {}
+    parameters: Annotated[Mapping[str, object], PlainValidator(_parameters, json_schema_input_type=_Parameters)] = {}
     ref: Ref | None = Field(None, description="Your own reference; comes back in status-poll.")
 
 
 Recipients = Annotated[
-    list[Any],
+    list[object],
     PlainValidator(
         listed(MOST), json_schema_input_type=Annotated[list[Recipient], Field(min_length=1, max_length=MOST)]
     ),
@@ -89,7 +89,7 @@ def _draft(value: object) -> bool:
     return value is True or value == "true"
 
 
-_ShortText: Any = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_NAME)]
+_ShortText = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_NAME)]
 Name = Annotated[str, PlainValidator(_name, json_schema_input_type=_ShortText)]
 
 
@@ -150,7 +150,7 @@ class AppendingByCsv(_Call):
     campaign_id: Uuid
 
 
-def read(key: str | None, given: Mapping[str, Any]) -> Opening | Appending:
+def read(key: str | None, given: Mapping[str, object]) -> Opening | Appending:
     """The call that the body describes. Raises RefusalError."""
     return (Appending if "campaign_id" in given else Opening).read_with(key, given)
 
@@ -161,7 +161,7 @@ def read_csv(key: str | None, raw: bytes, query: Mapping[str, str]) -> Opening |
     Columns: `to`, optionally `ref`, and the keys of the template's contract (body.1, header.image, …). An empty cell
     is not given. Raises RefusalError.
     """
-    given: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
+    given: dict[str, object] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
     if "template" in query or "language" in query:
         given["template"] = {"name": query.get("template"), "language": query.get("language")}
     given["recipients"] = [_csv_row(row) for row in rows.read_csv(raw, MOST)]
@@ -173,9 +173,9 @@ _QUERY_ONLY = frozenset({"template", "language", "forceFunctionRegion"})
 _COLUMNS = frozenset({"to", "ref"})
 
 
-def _csv_row(row: Mapping[str, str]) -> dict[str, Any]:
+def _csv_row(row: Mapping[str, str]) -> dict[str, object]:
     parameters = {name: value for name, value in row.items() if name not in _COLUMNS and value != ""}
-    recipient: dict[str, Any] = {"to": row["to"], "parameters": parameters}
+    recipient: dict[str, object] = {"to": row["to"], "parameters": parameters}
     return recipient | ({"ref": row["ref"]} if row.get("ref") else {})
 
 

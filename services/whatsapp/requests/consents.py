@@ -1,7 +1,7 @@
 """What `consents` is asked: to record what many people said."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
@@ -50,7 +50,7 @@ class Consents(Repeatable):
 
     country_id: Country
     consents: Annotated[
-        list[Any],
+        list[object],
         PlainValidator(
             listed(MOST), json_schema_input_type=Annotated[list[Consent], Field(min_length=1, max_length=MOST)]
         ),
@@ -68,7 +68,7 @@ def read_csv(key: str | None, raw: bytes, query: Mapping[str, str]) -> Consents:
 
     An empty cell is not given. Raises RefusalError.
     """
-    given: dict[str, Any] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
+    given: dict[str, object] = {name: value for name, value in query.items() if name not in _QUERY_ONLY}
     read = rows.read_csv(raw, MOST)
     given["consents"] = [{name: value for name, value in row.items() if value != ""} for row in read]
     return Consents.read_with(key, given)

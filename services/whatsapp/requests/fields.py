@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainValidator,
     StringConstraints,
     ValidationInfo,
@@ -18,6 +17,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from services.whatsapp.identity import InvalidRecipient, Person, parse_recipient
 from services.whatsapp.requests.request import Else, fault
+
+JsonObject = dict[str, object]
 
 # ── Texts ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -33,7 +34,7 @@ Account = Annotated[
 ]
 
 
-def text(longest: int) -> Any:
+def text(longest: int) -> tuple[StringConstraints, Else]:
     """The annotations of a text of 1 to so many characters, such as Postgres takes."""
     return (
         StringConstraints(min_length=1, max_length=longest, pattern=r"^[^\x00]*$", strict=True),
@@ -61,7 +62,7 @@ def uuid_or(code: str) -> Callable[[object], str]:
     return read
 
 
-_UUID: Any = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
+_UUID = Annotated[str, Field(json_schema_extra={"format": "uuid"})]
 Uuid = Annotated[str, PlainValidator(uuid_or("invalid_field"), json_schema_input_type=_UUID)]
 Cursor = Annotated[str, PlainValidator(uuid_or("invalid_cursor"), json_schema_input_type=_UUID)]
 
@@ -86,25 +87,12 @@ def _utc_or(code: str) -> Callable[[object], str]:
     return read
 
 
-_TIME: Any = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+_TIME = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 SendAt = Annotated[str, PlainValidator(_utc_or("invalid_send_at"), json_schema_input_type=_TIME)]
 Time = Annotated[str, PlainValidator(_utc_or("invalid_field"), json_schema_input_type=_TIME)]
 
 
 # ── Recipients ────────────────────────────────────────────────────────────────────────────────────
-
-
-class ByBsuid(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    bsuid: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}\.(ENT\.)?[0-9A-Za-z]{1,128}$")]
-
-
-class ByContact(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    contact_id: _UUID
-
-
-_Phone = Annotated[str, Field(description="In E.164, or as a person of the country writes it.")]
 
 
 def _recipient(value: object, info: ValidationInfo) -> Person:
@@ -117,11 +105,22 @@ def _recipient(value: object, info: ValidationInfo) -> Person:
 
 
 class _Read:
-    """As a PlainValidator, but that pydantic needs not look into what comes out, which it would on Python 3.11."""
+    """As a PlainValidator, but that pydantic looks into nothing: into neither what comes out nor what may go in."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        given = handler.generate_schema(_Phone | ByBsuid | ByContact)
-        return core_schema.with_info_plain_validator_function(_recipient, json_schema_input_schema=given)
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(_recipient)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonObject:
+        return {"anyOf": [_PHONE, _only("bsuid", _BSUID), _only("contact_id", {"format": "uuid"})]}
+
+
+_PHONE = {"type": "string", "description": "A phone number in E.164, or as a person of the country writes it."}
+_BSUID = {"pattern": r"^[A-Z]{2}\.(ENT\.)?[0-9A-Za-z]{1,128}$"}
+
+
+def _only(name: str, fits: dict[str, str]) -> JsonObject:
+    properties = {name: {"type": "string"} | fits}
+    return {"type": "object", "properties": properties, "required": [name], "additionalProperties": False}
 
 
 To = Annotated[Person, _Read()]
@@ -131,10 +130,10 @@ To = Annotated[Person, _Read()]
 # ── Rows ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def listed(most: int) -> Callable[[object], list[Any]]:
+def listed(most: int) -> Callable[[object], list[object]]:
     """A list of 1 to `most` rows, of whatever kind."""
 
-    def read(value: object) -> list[Any]:
+    def read(value: object) -> list[object]:
         if not isinstance(value, list) or not value:
             raise fault("invalid_field", "it is a list of at least one row")
         if len(value) > most:

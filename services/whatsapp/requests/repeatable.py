@@ -1,7 +1,7 @@
 """A request that may be repeated: the same key and the same words give the same answer, and do nothing twice."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
@@ -34,13 +34,13 @@ class Repeatable(Request):
     """Its `key` stands in a header, and its `fingerprint` tells a repeated call from a key that was used again."""
 
     _key: str
-    _said: Mapping[str, Any]
+    _said: Mapping[str, object]
 
     apart: ClassVar[frozenset[str]] = frozenset()
     """Fields with fingerprints of their own."""
 
     @classmethod
-    def read_with(cls, key: str | None, given: Mapping[str, Any]) -> Self:
+    def read_with(cls, key: str | None, given: Mapping[str, object]) -> Self:
         """`key` is the header Idempotency-Key. Raises RefusalError."""
         request = cls.read(given)
         request._key = Headers.read({"Idempotency-Key": key}).key

@@ -6,7 +6,7 @@ value is never repeated: it may be somebody's private message.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
@@ -21,7 +21,7 @@ class Else:
     code: str
     reason: str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         fitting = handler(source)
         return core_schema.custom_error_schema(fitting, self.code, custom_error_message=self.reason)
 
@@ -34,7 +34,7 @@ def fault(code: str, reason: str = "", **names: str | int | None) -> PydanticCus
 class Request(BaseModel):
     """A request's body, its query, or a row of it. What is not a field of it is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     null_is_missing: ClassVar[frozenset[str]] = frozenset({"country_id"})
     """Required fields of which null says that they were left out."""

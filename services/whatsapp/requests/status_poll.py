@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo
 
@@ -48,7 +48,7 @@ def _whole(number: float) -> int:
     return max(1, int(number))
 
 
-_Ids: Any = Annotated[list[str], Field(min_length=1, max_length=MOST_IDS)]
+_Ids = Annotated[list[str], Field(min_length=1, max_length=MOST_IDS)]
 _Wait = Annotated[float, _up_to(LONGEST_WAIT), Field(description="Seconds to wait for news.")]
 
 
