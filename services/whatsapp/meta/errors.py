@@ -7,9 +7,13 @@ applies, its `effect` does.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import TypedDict
+
+_Fields = Mapping[str, object]
+"""An error object of Meta's, whatever is in it."""
 
 
 class Disposition(StrEnum):
@@ -476,7 +480,7 @@ def from_webhook(error: object) -> Failure:
     return _failure(fields, lookup(code_of(fields)))
 
 
-def _failure(fields: dict[str, Any], entry: MetaError) -> Failure:
+def _failure(fields: _Fields, entry: MetaError) -> Failure:
     title = entry.title
     if not entry.known:
         title = _words(fields.get("title")) or _words(fields.get("message")) or title
@@ -487,7 +491,7 @@ def _failure(fields: dict[str, Any], entry: MetaError) -> Failure:
 _DIGITS = re.compile(r"-?[0-9]{1,9}")
 
 
-def code_of(fields: dict[str, Any]) -> int | None:
+def code_of(fields: _Fields) -> int | None:
     """The code of an error object. Meta writes numbers; some of its gateways write them as text."""
     return _number(fields.get("code"))
 
@@ -500,7 +504,7 @@ def _number(value: object) -> int | None:
     return None
 
 
-def _details(fields: dict[str, Any]) -> str | None:
+def _details(fields: _Fields) -> str | None:
     """Meta's own words, the most telling first. `error_data` is a plain string on some Graph nodes."""
     data = fields.get("error_data")
     if isinstance(data, dict):

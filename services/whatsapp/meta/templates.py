@@ -13,10 +13,33 @@ Source: M:templates/overview.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict, final
 
-Contract = dict[str, Any]
 Component = dict[str, Any]
+"""A component as Meta lists it, or as it is sent to Meta."""
+
+
+class Parameter(TypedDict):
+    """One thing that must be supplied, or may be."""
+
+    key: str
+    type: str
+    required: bool
+    max: NotRequired[int]
+    example: NotRequired[str]
+
+
+@final
+class Known(TypedDict):
+    parameters: list[Parameter]
+
+
+@final
+class Unsupported(TypedDict):
+    unsupported: str
+
+
+Contract = Known | Unsupported
 
 CODE = "code"
 CALL = "voice_call"
@@ -64,7 +87,7 @@ def contract_of(components: object, category: str | None) -> Contract:
         return {"unsupported": "Meta listed components of an unknown shape"}
 
 
-def _parameters(components: Sequence[Any], prefix: str) -> Iterator[dict[str, Any]]:
+def _parameters(components: Sequence[Component], prefix: str) -> Iterator[Parameter]:
     for component in components:
         kind = _kind(component)
         if kind == "HEADER":
@@ -90,7 +113,7 @@ def _kind(part: object) -> str | None:
     return kind.upper() if isinstance(kind, str) else None
 
 
-def _header(component: Component, prefix: str) -> Iterator[dict[str, Any]]:
+def _header(component: Component, prefix: str) -> Iterator[Parameter]:
     form = component.get("format", "TEXT")
     if form == "TEXT":
         yield from _texts(component, f"{prefix}header", "header_text", _HEADER_MAX)
@@ -101,7 +124,7 @@ def _header(component: Component, prefix: str) -> Iterator[dict[str, Any]]:
         raise _Unsupported(f"header format {form} is not known")
 
 
-def _texts(component: Component, prefix: str, example_name: str, longest: int) -> Iterator[dict[str, Any]]:
+def _texts(component: Component, prefix: str, example_name: str, longest: int) -> Iterator[Parameter]:
     names = list(dict.fromkeys(_VARIABLE.findall(str(component.get("text", "")))))
     if all(name.isdigit() for name in names):
         # Meta fills {{1}}, {{2}}… in the order of the numbers, wherever they stand in the text.
@@ -125,7 +148,7 @@ def _examples(example: object, name: str) -> dict[str, str]:
     return {str(n): str(value) for n, value in enumerate(values, 1)} if isinstance(values, list) else {}
 
 
-def _button(button: object, prefix: str) -> Iterator[dict[str, Any]]:
+def _button(button: object, prefix: str) -> Iterator[Parameter]:
     kind = _kind(button)
     if kind == "URL":
         assert isinstance(button, dict)  # noqa: S101 - for the type checker: only a dict has a type
@@ -149,9 +172,13 @@ def _button(button: object, prefix: str) -> Iterator[dict[str, Any]]:
 
 def _parameter(
     key: str, kind: str, longest: int | None = None, *, required: bool = True, example: str | None = None
-) -> dict[str, Any]:
-    parameter: dict[str, Any] = {"key": key, "type": kind, "required": required}
-    return parameter | ({"max": longest} if longest else {}) | ({"example": example} if example else {})
+) -> Parameter:
+    parameter: Parameter = {"key": key, "type": kind, "required": required}
+    if longest:
+        parameter["max"] = longest
+    if example:
+        parameter["example"] = example
+    return parameter
 
 
 # ── Checking ──────────────────────────────────────────────────────────────────────────────────────
@@ -180,7 +207,7 @@ def check(contract: Contract, components: Sequence[Component] | None) -> Invalid
     return None
 
 
-def _check_code(parameter: Mapping[str, Any], given: Mapping[str, Any]) -> InvalidParameters | None:
+def _check_code(parameter: Parameter, given: Mapping[str, object]) -> InvalidParameters | None:
     """A one-time password stands twice: in the body and in its button. Source: M:templates/authentication-templates."""
     if set(given) != {"body.1", "buttons.0.url"}:
         return InvalidParameters(
@@ -192,7 +219,7 @@ def _check_code(parameter: Mapping[str, Any], given: Mapping[str, Any]) -> Inval
     return InvalidParameters("message.template.code", reason) if reason else None
 
 
-def _given(components: Sequence[Component], prefix: str) -> Iterator[tuple[str, Any]]:
+def _given(components: Sequence[Component], prefix: str) -> Iterator[tuple[str, object]]:
     """What a message supplies, by the contract's keys."""
     for component in components:
         kind = component["type"]
@@ -221,7 +248,7 @@ _BUTTON_KEYS = {
 }
 
 
-def _given_button(component: Component, parameters: Sequence[Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _given_button(component: Component, parameters: Sequence[Component], prefix: str) -> Iterator[tuple[str, object]]:
     kind = component["sub_type"].lower()
     if kind == CALL:
         if parameters:
@@ -234,7 +261,7 @@ def _given_button(component: Component, parameters: Sequence[Any], prefix: str) 
         yield f"{prefix}.{_BUTTON_KEYS[kind]}", parameter.get(parameter["type"])
 
 
-def _too_long(parameter: Mapping[str, Any], value: object) -> str | None:
+def _too_long(parameter: Parameter, value: object) -> str | None:
     longest = parameter.get("max")
     if longest and isinstance(value, str) and len(value) > longest:
         return f"it has {len(value)} characters; {longest} are allowed"
@@ -244,7 +271,7 @@ def _too_long(parameter: Mapping[str, Any], value: object) -> str | None:
 # ── Filling ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def fill(contract: Contract, values: Mapping[str, Any]) -> list[Component]:
+def fill(contract: Contract, values: Mapping[str, object]) -> list[Component]:
     """Meta's components with `values` by the contract's keys. A media header takes a link, or {"id"} or {"link"}.
 
     Raises InvalidParameters for a value that is missing, unknown or malformed.
@@ -255,7 +282,7 @@ def fill(contract: Contract, values: Mapping[str, Any]) -> list[Component]:
     for key in values:
         if key not in known:
             raise InvalidParameters(key, "the template has no such parameter")
-    filled: dict[str, Any] = {}
+    filled: dict[str, object] = {}
     for key, parameter in known.items():
         value = values.get(key)
         if value is None or value == "":
@@ -272,13 +299,13 @@ def texts(contract: Contract) -> frozenset[str]:
     """Keys of the texts of which nothing is asked but what `fill` looks at itself."""
     return frozenset(
         parameter["key"]
-        for parameter in contract.get("parameters", ())
+        for parameter in ([] if "unsupported" in contract else contract["parameters"])
         if parameter["type"] == "text"
         and 0 < parameter.get("max", 0) <= (_URL_MAX if parameter["key"].endswith(".url") else _TEXT_MAX)
     )
 
 
-def _value(parameter: Mapping[str, Any], value: Any) -> Any:
+def _value(parameter: Parameter, value: object) -> object:
     """The value as Meta takes it, or InvalidParameters."""
     key, kind = parameter["key"], parameter["type"]
     if kind in ("text", "payload", "coupon_code", "code"):
@@ -295,16 +322,22 @@ def _value(parameter: Mapping[str, Any], value: Any) -> Any:
     if kind in _MEDIA.values():
         return _media(key, value)
     if kind == "expiration_ms":
-        try:
-            return int(value)
-        except (TypeError, ValueError):
-            raise InvalidParameters(key, "it must be a time in milliseconds") from None
+        return _milliseconds(key, value)
     if not isinstance(value, Mapping):
         raise InvalidParameters(key, "it must be an object, as Meta defines it")
     return dict(value)
 
 
-def _media(key: str, value: Any) -> dict[str, Any]:
+def _milliseconds(key: str, value: object) -> int:
+    try:
+        if isinstance(value, int | float | str):
+            return int(value)
+    except (ValueError, OverflowError):
+        pass
+    raise InvalidParameters(key, "it must be a time in milliseconds")
+
+
+def _media(key: str, value: object) -> Component:
     if isinstance(value, str):
         value = {"link": value}
     if not isinstance(value, Mapping) or ("id" in value) == ("link" in value):
@@ -315,10 +348,10 @@ def _media(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _components(filled: Mapping[str, Any]) -> list[Component]:
+def _components(filled: Mapping[str, object]) -> list[Component]:
     """Components from flat keys. The keys of a card are those of a template, below `cards.<n>.`."""
     components: list[Component] = []
-    cards: dict[int, dict[str, Any]] = {}
+    cards: dict[int, dict[str, object]] = {}
     texts: dict[str, list[Component]] = {}
     for key, value in filled.items():
         place, _, rest = key.partition(".")
@@ -332,7 +365,7 @@ def _components(filled: Mapping[str, Any]) -> list[Component]:
             texts[place].append(_header_or_text(rest, value))
         elif place == "buttons":
             components.append(_filled_button(rest, value))
-        elif place == CALL:
+        elif place == CALL and isinstance(value, Mapping):
             call = [{"type": name, name: part} for name, part in value.items()]
             components.append({"type": "button", "sub_type": CALL, "parameters": call})
         elif place == "limited_time_offer":
@@ -344,13 +377,13 @@ def _components(filled: Mapping[str, Any]) -> list[Component]:
     return components
 
 
-def _header_or_text(name: str, value: Any) -> Component:
+def _header_or_text(name: str, value: object) -> Component:
     if isinstance(value, str):
         return {"type": "text", "text": value} | ({} if name.isdigit() else {"parameter_name": name})
     return {"type": name, name: value}
 
 
-def _filled_button(rest: str, value: Any) -> Component:
+def _filled_button(rest: str, value: object) -> Component:
     index, _, name = rest.partition(".")
     sub_type, kind = {
         "url": ("url", "text"),

@@ -7,7 +7,7 @@ Sources: M:business-scoped-user-ids, M:webhooks/reference/messages/* (contacts, 
 """
 
 import re
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from services.whatsapp.identity import is_bsuid, match_key
 from services.whatsapp.meta.events.values import Json, text
@@ -66,7 +66,7 @@ class People:
     __slots__ = ("_index", "_persons", "_told")
 
     def __init__(self, contacts: object) -> None:
-        self._persons: list[Any] = contacts if isinstance(contacts, list) else [] if contacts is None else [contacts]
+        self._persons: list[object] = contacts if isinstance(contacts, list) else [] if contacts is None else [contacts]
         self._index: dict[str, Json] | None = None
         self._told: set[int] = set()
 
@@ -106,7 +106,7 @@ class People:
     def all_told(self) -> bool:
         return len(self._told) == len(self._persons)
 
-    def untold(self) -> list[Any]:
+    def untold(self) -> list[object]:
         """What no contact of an event says: people nobody asked for, and whatever else was said of them."""
         told = [person for person in self._persons if id(person) in self._told]
         # Where a value has several statuses of one person, the same words stand there several times.
@@ -125,7 +125,7 @@ class People:
         return (wa_id and self._index.get(match_key(wa_id))) or (user_id and self._index.get(user_id)) or None
 
 
-def _index(persons: list[Any]) -> dict[str, Json]:
+def _index(persons: list[object]) -> dict[str, Json]:
     """People by match key and by BSUID, which are never the same; the first of a name has it."""
     index: dict[str, Json] = {}
     for person in persons:

@@ -5,7 +5,7 @@ Shapes and limits: Meta's pages messages/*-messages.
 
 import re
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, model_validator
@@ -165,7 +165,7 @@ class BodyText(Part):
     text: Annotated[str, StringConstraints(max_length=1_024), AfterValidator(not_blank)]
 
 
-def refuse_twice(values: list[Any], what: str) -> None:
-    repeated = [value for value, times in Counter[Hashable](values).items() if times > 1]
+def refuse_twice(values: Sequence[Hashable], what: str) -> None:
+    repeated = [value for value, times in Counter(values).items() if times > 1]
     if repeated:
         raise ValueError(f"{what} {repeated[0]} is given twice")

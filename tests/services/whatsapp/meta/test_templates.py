@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.whatsapp.meta.messages import parse_message
-from services.whatsapp.meta.templates import Contract, InvalidParameters, check, contract_of, fill
+from services.whatsapp.meta.templates import Contract, InvalidParameters, Parameter, check, contract_of, fill
 
 PAYLOADS = sorted((Path(__file__).parents[3] / "payloads" / "templates").glob("*.json"))
 LINK = "https://shop.example/a"
@@ -43,14 +43,19 @@ def of(name: str) -> Contract:
     return contract_of(listed["components"], listed["category"])
 
 
-def example(parameter: dict[str, Any]) -> Any:
+def parameters_of(contract: Contract) -> list[Parameter]:
+    assert "parameters" in contract
+    return contract["parameters"]
+
+
+def example(parameter: Parameter) -> Any:
     if parameter["type"] == "action":
         return ACTIONS[parameter["key"].rpartition(".")[2]]
     return parameter.get("example") or EXAMPLES[parameter["type"]]
 
 
 def examples(contract: Contract, *, optional: bool = True) -> dict[str, Any]:
-    parameters = contract["parameters"]
+    parameters = parameters_of(contract)
     return {each["key"]: example(each) for each in parameters if optional or each["required"]}
 
 
@@ -114,7 +119,7 @@ def test_a_filled_example_fits_its_contract_and_metas_shape(name: str, optional:
 def test_each_missing_or_strange_parameter_is_named_by_its_key(name: str) -> None:
     contract = of(name)
     values = examples(contract)
-    for parameter in contract["parameters"]:
+    for parameter in parameters_of(contract):
         key = parameter["key"]
         rest = {each: value for each, value in values.items() if each != key}
         if not parameter["required"]:
@@ -294,7 +299,7 @@ TEMPLATES = st.tuples(
 def test_whatever_is_filled_fits(components: list[dict[str, Any]], data: st.DataObject) -> None:
     contract = contract_of(components, "MARKETING")
     values = {}
-    for parameter in contract["parameters"]:
+    for parameter in parameters_of(contract):
         if parameter["required"] or data.draw(st.booleans()):
             free = parameter["type"] in ("text", "payload")
             values[parameter["key"]] = data.draw(WORDS) if free else example(parameter)
@@ -306,7 +311,7 @@ def test_whatever_is_filled_fits(components: list[dict[str, Any]], data: st.Data
 @given(components=TEMPLATES, data=st.data())
 def test_one_parameter_less_or_more_never_fits(components: list[dict[str, Any]], data: st.DataObject) -> None:
     contract = contract_of(components, "MARKETING")
-    required = [parameter["key"] for parameter in contract["parameters"] if parameter["required"]]
+    required = [parameter["key"] for parameter in parameters_of(contract) if parameter["required"]]
     values = examples(contract)
     if required:
         left_out = data.draw(st.sampled_from(required))
@@ -316,3 +321,12 @@ def test_one_parameter_less_or_more_never_fits(components: list[dict[str, Any]],
     with pytest.raises(InvalidParameters) as strange:
         fill(contract, values | {"header.strange": "x"})
     assert strange.value.field == "header.strange"
+
+
+@pytest.mark.parametrize("value", ["soon", None, float("inf"), float("nan"), [1]])
+def test_a_time_that_is_none_is_refused_by_its_key(value: object) -> None:
+    offer = {"type": "LIMITED_TIME_OFFER", "limited_time_offer": {"text": "Oferta", "has_expiration": True}}
+    contract = contract_of([{"type": "BODY", "text": "Hola"}, offer], "MARKETING")
+    with pytest.raises(InvalidParameters) as refusal:
+        fill(contract, {"limited_time_offer": value})
+    assert refusal.value.field == "limited_time_offer"
