@@ -3289,7 +3289,18 @@ begin
   if not exists (select from unnest(p_results) where effect is not null and effect <> 'none') then
     return;
   end if;
+  -- In the order of locks. refresh_template needs nothing here: the next templates-sync brings what Meta has.
+  perform whatsapp_internal.apply_effects_to_people(p_results);
+  perform whatsapp_internal.apply_effects_to_accounts(p_results);
+  perform whatsapp_internal.apply_effects_to_pace(p_results);
+end
+$$;
 
+-- The window is closed, a person wants no marketing for a while, or no more.
+create or replace function whatsapp_internal.apply_effects_to_people(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   update whatsapp.conversations v set window_until = least(v.window_until, now())
   from (select country_id, account_id, contact_id, max(whatsapp_internal.said_at(country_id, message_id)) as said_at
         from unnest(p_results) where effect = 'close_window' group by 1, 2, 3) r
@@ -3309,7 +3320,14 @@ begin
       select row(country_id, contact_id, 'opt_out', 'marketing', max(whatsapp_internal.said_at(country_id, message_id)), 'meta', 'Meta code ' || max(code), null)::whatsapp_internal.consent
       from unnest(p_results) where effect = 'opt_out' group by country_id, contact_id));
   end if;
+end
+$$;
 
+-- A template, an account, or what an account may begin, rests or stops.
+create or replace function whatsapp_internal.apply_effects_to_accounts(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   update whatsapp.templates t
   set status = case r.effect when 'disable_template' then 'DISABLED' else 'PAUSED' end, reason = 'Meta code ' || r.code, status_at = now()
   from (select distinct on (country_id, account_id, template_name, template_language) * from unnest(p_results)
@@ -3354,9 +3372,14 @@ begin
       and c.template_language = t.template_language and c.state in ('scheduled', 'running')
   ) r
   where l.country_id = r.country_id and l.account_id = r.account_id and l.lane = r.lane;
+end
+$$;
 
-  -- refresh_template needs nothing here: the next templates-sync brings what Meta has.
-
+-- Too fast: the number goes on slower, a person gets their next message later.
+create or replace function whatsapp_internal.apply_effects_to_pace(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   -- Throughput reached (130429): the number rests for a moment and goes on at half its rate; sweep raises it again.
   update whatsapp.throttles t
   set held_until = greatest(t.held_until, now() + r.seconds * interval '1 second'), rate_factor = greatest(t.rate_factor / 2, 0.05)
@@ -3444,65 +3467,69 @@ begin
 end
 $$;
 
-create or replace function whatsapp.settle(p_results jsonb[]) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+-- The results as what they stand for, one a message. The messages are locked here, in order.
+create or replace function whatsapp_internal.read_results(p_results jsonb[]) returns whatsapp_internal.result[]
+language plpgsql volatile set search_path = ''
 as $$
-declare
-  v_results whatsapp_internal.result[];
-  v_parked jsonb[];
-  v_effects whatsapp_internal.result[];
 begin
-  perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_results) i), false);
+  return (
+    select array_agg(row(
+        r.country_id, r.message_id, r.lease_id, r.outcome, case when length(r.wamid) <= 512 then r.wamid end,
+        case when r.wa_id ~ '^[0-9]{5,20}$' then r.wa_id end, case when length(r.user_id) <= 150 then r.user_id end,
+        case when r.code ~ '^-?[0-9]{1,9}$' then r.code::integer end, r.title, r.details, r.effect, case when r.wait_seconds < 2592000 then r.wait_seconds when r.wait_seconds is not null then 2592000 end, r.max_attempts,
+        r.detail, m.account_id, m.contact_id, m.template_name, m.template_language)::whatsapp_internal.result)
+    from (
+      select distinct on (country_id, message_id) r.*
+      from unnest(p_results) i,
+        jsonb_to_record(i) as r (
+          country_id text, message_id uuid, lease_id uuid, outcome text, wamid text, wa_id text, user_id text, code text, title text,
+          details text, effect text, wait_seconds double precision, max_attempts integer, detail jsonb)
+      order by country_id, message_id
+    ) r
+    cross join lateral (
+      select m.* from whatsapp.messages m
+      where m.country_id = r.country_id and m.message_id = r.message_id
+      for no key update of m
+    ) m
+  );
+end
+$$;
 
-  -- Messages are locked here, in order.
-  select array_agg(row(
-      r.country_id, r.message_id, r.lease_id, r.outcome, case when length(r.wamid) <= 512 then r.wamid end,
-      case when r.wa_id ~ '^[0-9]{5,20}$' then r.wa_id end, case when length(r.user_id) <= 150 then r.user_id end,
-      case when r.code ~ '^-?[0-9]{1,9}$' then r.code::integer end, r.title, r.details, r.effect, case when r.wait_seconds < 2592000 then r.wait_seconds when r.wait_seconds is not null then 2592000 end, r.max_attempts,
-      r.detail, m.account_id, m.contact_id, m.template_name, m.template_language)::whatsapp_internal.result)
-  into v_results
-  from (
-    select distinct on (country_id, message_id) r.*
-    from unnest(p_results) i,
-      jsonb_to_record(i) as r (
-        country_id text, message_id uuid, lease_id uuid, outcome text, wamid text, wa_id text, user_id text, code text, title text,
-        details text, effect text, wait_seconds double precision, max_attempts integer, detail jsonb)
-    order by country_id, message_id
-  ) r
-  cross join lateral (
-    select m.* from whatsapp.messages m
-    where m.country_id = r.country_id and m.message_id = r.message_id
-    for no key update of m
-  ) m;
+-- Those results that count: their lease still holds the row, or they prove what happened to it. In a statement of its own, which sees what whoever held
+-- the messages before has done: the same call, when it is repeated.
+create or replace function whatsapp_internal.results_that_count(p_results whatsapp_internal.result[]) returns whatsapp_internal.result[]
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  return (
+    select array_agg(row(
+        r.country_id, r.message_id, r.lease_id,
+        case
+          -- A status webhook was faster, or the acceptance of an earlier try: whatever the answer was, the message is on its way and is not sent again.
+          when coalesce(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at) is not null then 'accepted'
+          when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
+          else r.outcome
+        end,
+        r.wamid, r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts,
+        r.detail,
+        r.account_id, r.contact_id, r.template_name, r.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
+    from unnest(p_results) r
+    join whatsapp.messages m on m.country_id = r.country_id and m.message_id = r.message_id
+    left join whatsapp.queue q on q.country_id = r.country_id and q.message_id = r.message_id
+    where case r.outcome
+      when 'accepted' then m.accepted_at is null or q.message_id is not null
+      when 'unknown' then q.lease_id = r.lease_id and q.unknown_until is null
+      else q.lease_id = r.lease_id
+    end
+  );
+end
+$$;
 
-  -- Looked at in a statement of its own, which sees what whoever held them before has done: the same call, when it is repeated. A result counts
-  -- if its lease still holds the row, or proves what happened to it.
-  select array_agg(row(
-      r.country_id, r.message_id, r.lease_id,
-      case
-        -- A status webhook was faster, or the acceptance of an earlier try: whatever the answer was, the message is on its way and is not sent again.
-        when coalesce(m.accepted_at, m.sent_at, m.delivered_at, m.read_at, m.played_at, m.failed_at) is not null then 'accepted'
-        when r.outcome = 'retry' and q.attempts >= r.max_attempts then 'rejected'
-        else r.outcome
-      end,
-      r.wamid, r.wa_id, r.user_id, r.code, r.title, r.details, r.effect, r.wait_seconds, r.max_attempts,
-      r.detail,
-      r.account_id, r.contact_id, r.template_name, r.template_language)::whatsapp_internal.result order by r.country_id, r.message_id)
-  into v_results
-  from unnest(v_results) r
-  join whatsapp.messages m on m.country_id = r.country_id and m.message_id = r.message_id
-  left join whatsapp.queue q on q.country_id = r.country_id and q.message_id = r.message_id
-  where case r.outcome
-    when 'accepted' then m.accepted_at is null or q.message_id is not null
-    when 'unknown' then q.lease_id = r.lease_id and q.unknown_until is null
-    else q.lease_id = r.lease_id
-  end;
-
-  if v_results is null then
-    return jsonb_build_object('settled', 0, 'stale', coalesce(cardinality(p_results), 0));
-  end if;
-  v_results := whatsapp_internal.name_results(v_results);
-
+-- Writes the results to their messages, and to the story what the columns do not tell.
+create or replace function whatsapp_internal.log_results(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   with moved as (
     update whatsapp.messages m
     set
@@ -3524,7 +3551,7 @@ begin
           when not whatsapp_internal.given_up(m.error_code, m.error_title) then m.failed_at
         end,
         case when r.outcome = 'unknown' then 'unknown' else 'queued' end)
-    from unnest(v_results) r
+    from unnest(p_results) r
     where m.country_id = r.country_id and m.message_id = r.message_id
     returning r.*, m.accepted_at
   )
@@ -3536,9 +3563,16 @@ begin
     nullif(jsonb_strip_nulls(coalesce(detail, '{}') || jsonb_build_object('details', details, 'wait_seconds', wait_seconds)), '{}')
   from moved
   where outcome <> 'accepted' or accepted_at < now() or coalesce(code::text, title, details, detail::text, wait_seconds::text) is not null;
+end
+$$;
 
+-- Takes what is done out of the queue, and gives back what is not: when it goes again, and what it waits for.
+create or replace function whatsapp_internal.requeue_results(p_results whatsapp_internal.result[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
   delete from whatsapp.queue q
-  using unnest(v_results) r
+  using unnest(p_results) r
   where q.country_id = r.country_id and q.message_id = r.message_id and r.outcome in ('accepted', 'rejected')
     and (q.lease_id = r.lease_id or q.lease_id is null);
 
@@ -3562,10 +3596,31 @@ begin
       when r.wait_seconds > 0 and r.outcome <> 'unknown' then now() + r.wait_seconds * interval '1 second'
       else q.run_at
     end
-  from unnest(v_results) r
+  from unnest(p_results) r
   where q.country_id = r.country_id and q.message_id = r.message_id and q.lease_id = r.lease_id
     and r.outcome in ('retry', 'held', 'released', 'unknown');
+end
+$$;
 
+create or replace function whatsapp.settle(p_results jsonb[]) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_results whatsapp_internal.result[];
+  v_parked jsonb[];
+  v_effects whatsapp_internal.result[];
+begin
+  perform whatsapp_internal.hold_countries(array(select i ->> 'country_id' from unnest(p_results) i), false);
+
+  v_results := whatsapp_internal.read_results(p_results);
+  v_results := whatsapp_internal.results_that_count(v_results);
+  if v_results is null then
+    return jsonb_build_object('settled', 0, 'stale', coalesce(cardinality(p_results), 0));
+  end if;
+  v_results := whatsapp_internal.name_results(v_results);
+
+  perform whatsapp_internal.log_results(v_results);
+  perform whatsapp_internal.requeue_results(v_results);
   perform whatsapp_internal.wake_next(v_results);
   v_parked := whatsapp_internal.take_parked(
     array(select country_id from unnest(v_results)), array(select account_id from unnest(v_results)), array(select wamid from unnest(v_results)),
