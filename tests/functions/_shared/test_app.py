@@ -192,6 +192,13 @@ def test_imports_stay_light(module: str, heavy: list[str]) -> None:
     assert run.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("flow", ["receiving", "ingesting", "draining", "syncing"])
+def test_what_meta_and_cron_set_going_needs_no_model(flow: str) -> None:
+    code = f"import sys, services.whatsapp.flows.{flow}; print('pydantic' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
 ASKED = """
 import asyncio, os, sys
 os.environ |= {"WHATSAPP_DOTENV": "off", "WHATSAPP_VERIFY_TOKEN": "v", "SUPABASE_SECRET_KEY": "sb_secret_x"}
