@@ -30,7 +30,7 @@
 -- messages stay untouched. Single messages wait one by one.
 
 create or replace function whatsapp_internal.judge_lane(
-  p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz, p_portfolio text
+  p_country text, p_account text, p_lane text, p_from timestamptz, p_from_id uuid, p_want integer, p_at timestamptz, p_portfolio text
 )
 returns setof whatsapp_internal.candidate
 language plpgsql volatile set search_path = '' set enable_sort = off set enable_bitmapscan = off
@@ -41,7 +41,7 @@ begin
     select q.country_id, q.account_id, q.message_id, q.contact_id, q.due_at, q.expires_at
     from whatsapp.queue q
     where q.country_id = p_country and q.account_id = p_account and q.lane = p_lane and q.run_at <= p_at and q.lease_id is null
-      and q.unknown_until is null
+      and q.unknown_until is null and (q.run_at, q.message_id) >= (p_from, p_from_id)
     order by q.run_at, q.message_id
     limit p_want
     for update of q skip locked
@@ -214,7 +214,7 @@ $$;
 --   p_people, p_frees       how many people the portfolio may still write to first, and when the next one is freed
 --   held_reason, quiet_until   what would stop a campaign as a whole
 create or replace function whatsapp_internal.sort_lane(
-  p_country text, p_account text, p_lane text, p_campaign boolean, p_want integer, p_at timestamptz, p_portfolio text, p_people bigint, p_frees timestamptz,
+  p_country text, p_account text, p_lane text, p_from timestamptz, p_from_id uuid, p_campaign boolean, p_want integer, p_at timestamptz, p_portfolio text, p_people bigint, p_frees timestamptz,
   out go whatsapp_internal.candidate[], out refused uuid[], out codes text[], out late uuid[], out late_until timestamptz[], out late_reason text[],
   out held_reason text, out quiet_until timestamptz
 )
@@ -245,7 +245,7 @@ begin
           then 'messaging_limit'
         else 'go'
       end as why
-    from whatsapp_internal.judge_lane(p_country, p_account, p_lane, p_want, p_at, case when p_people is not null then p_portfolio end)
+    from whatsapp_internal.judge_lane(p_country, p_account, p_lane, p_from, p_from_id, p_want, p_at, case when p_people is not null then p_portfolio end)
       with ordinality as j (message_id, contact_id, code, blocked_until, quiet, person, fresh, n)
   ) j;
 end
@@ -274,14 +274,15 @@ declare
   v_counted uuid[] := '{}';
   v_replies integer := 0;
   v_go whatsapp_internal.candidate[];
+  v_read whatsapp_internal.read_lane[] := '{}';
 begin
   refused := 0;
   select room, frees_at into v_people, v_frees from whatsapp_internal.portfolio_room(p_portfolio, p_at);
   for v_lane in
     select lane, priority, lane like 'campaign:%' as campaign, count(*) over (partition by priority) as peers,
-      row_number() over (partition by priority order by served_at) as turn
+      row_number() over (partition by priority order by served_at) as turn, from_at, head_id
     from (
-      select l.lane, l.priority, l.served_at
+      select l.lane, l.priority, l.served_at, whatsapp_internal.lane_start(l.head_at, l.head_seen_at) as from_at, l.head_id
       from whatsapp.lanes l
       where l.country_id = p_country and l.account_id = p_account and not l.paused and coalesce(l.held_until <= p_at, true)
         and (l.priority = 0 or not p_replies)
@@ -293,7 +294,7 @@ begin
     v_share := ceil((p_limit - cardinality(v_ids))::numeric / (v_lane.peers - v_lane.turn + 1));
 
     select * into v_judged from whatsapp_internal.sort_lane(
-      p_country, p_account, v_lane.lane, v_lane.campaign, v_share, p_at, p_portfolio, v_people, v_frees);
+      p_country, p_account, v_lane.lane, v_lane.from_at, v_lane.head_id, v_lane.campaign, v_share, p_at, p_portfolio, v_people, v_frees);
     if v_judged.refused is not null then
       perform whatsapp_internal.refuse_claimed(p_country, v_judged.refused, v_judged.codes);
       refused := refused + cardinality(v_judged.refused);
@@ -324,10 +325,10 @@ begin
       v_replies := v_replies + case v_lane.priority when 0 then cardinality(v_go) else 0 end;
       v_counted := v_counted || array(select person from unnest(v_go) where person is not null);
       v_people := v_people - (select count(*) from unnest(v_go) where person is not null and fresh);
-      -- Who came first had the larger half of an odd number, and comes last next time.
-      update whatsapp.lanes set served_at = p_at + (v_lane.peers - v_lane.turn) * interval '1 microsecond'
-      where country_id = p_country and account_id = p_account and lane = v_lane.lane;
     end if;
+    -- Who came first had the larger half of an odd number, and comes last next time.
+    v_read := v_read || row(v_lane.lane, v_lane.from_at, v_lane.head_id, case when v_judged.go is not null then
+      p_at + (v_lane.peers - v_lane.turn) * interval '1 microsecond' end)::whatsapp_internal.read_lane;
   end loop;
 
   claimed := cardinality(v_ids);
@@ -338,6 +339,7 @@ begin
       perform whatsapp_internal.count_people(p_portfolio, v_counted, p_at);
     end if;
   end if;
+  perform whatsapp_internal.move_heads(p_country, p_account, p_at, v_read);
 end
 $$;
 
@@ -386,7 +388,8 @@ begin
   -- Replies go before what is handed out already.
   if v_talking and v_slot > v_at + v_step and exists (
     select from whatsapp.lanes l
-    cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+    cross join lateral whatsapp_internal.lane_head(
+      l.country_id, l.account_id, l.lane, whatsapp_internal.lane_start(l.head_at, l.head_seen_at), l.head_id) head
     where l.country_id = p_country and l.account_id = p_account and l.priority = 0 and not l.paused
       and head.run_at <= v_at)
   then
@@ -449,7 +452,8 @@ begin
       -- beside a paused campaign of 1,000,000.
       and exists (
         select from whatsapp.lanes l
-        cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+        cross join lateral whatsapp_internal.lane_head(
+      l.country_id, l.account_id, l.lane, whatsapp_internal.lane_start(l.head_at, l.head_seen_at), l.head_id) head
         where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
           and head.run_at <= now())
     order by lot
@@ -470,7 +474,8 @@ begin
     from whatsapp.lanes l
     join whatsapp.accounts a on a.country_id = l.country_id and a.account_id = l.account_id and a.state = 'active'
     left join whatsapp.throttles t on t.country_id = l.country_id and t.account_id = l.account_id
-    cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+    cross join lateral whatsapp_internal.lane_head(
+      l.country_id, l.account_id, l.lane, whatsapp_internal.lane_start(l.head_at, l.head_seen_at), l.head_id) head
     where not l.paused and l.country_id || '/' || l.account_id = any (p_accounts)
   );
 end

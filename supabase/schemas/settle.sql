@@ -393,6 +393,10 @@ begin
     perform whatsapp_internal.open_entry_points(v_parked);
   end if;
   perform whatsapp_internal.apply_effects(v_effects);
+  if exists (select from unnest(v_results) r where r.outcome in ('retry', 'held', 'released')) then
+    perform whatsapp_internal.reopen_lanes(array_agg(r.country_id), array_agg(r.message_id))
+    from unnest(v_results) r where r.outcome in ('retry', 'held', 'released');
+  end if;
   -- Last: it may find that one of these people is another, and everything above speaks of who they were.
   perform whatsapp_internal.learn_ids(v_results);
 

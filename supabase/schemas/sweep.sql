@@ -28,6 +28,8 @@ language plpgsql volatile set search_path = ''
 as $$
 declare
   v_unknown integer;
+  v_countries text[];
+  v_freed uuid[];
 begin
   with gone as (
     delete from whatsapp.leases l
@@ -72,7 +74,11 @@ begin
     insert into whatsapp.message_events (country_id, message_id, event, title)
     select country_id, message_id, case when unsent then 'message_released' else 'message_unknown' end, 'lease_expired' from moved
   )
-  select count(*) into v_unknown from moved;
+  select count(*), array_agg(country_id) filter (where unsent), array_agg(message_id) filter (where unsent)
+  into v_unknown, v_countries, v_freed from moved;
+  if v_freed is not null then
+    perform whatsapp_internal.reopen_lanes(v_countries, v_freed);
+  end if;
   return v_unknown;
 end
 $$;

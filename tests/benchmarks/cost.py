@@ -52,6 +52,8 @@ class Ground:
     admin: psycopg.Connection[Any]
     land: Land
     phones: Callable[[], str] = some_phone
+    claimed_in: float = 0
+    """How long the last claim took."""
     spent: dict[str, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
     def call(self, verb: str, items: list[Row]) -> Any:
@@ -91,11 +93,16 @@ def bars(long: Stock) -> list[Bar]:
         Bar(_CAMPAIGN, "wal_kb", most=8),
         Bar(_CAMPAIGN, "disk_kb", most=2.5),
         Bar(_long(long), "wal_kb", most=10),
+        Bar(_PINNED, "p50_ms", _UNPINNED, most=1.5),
+        Bar(_PINNED, "mean_ms", _UNPINNED, most=1.5),
     ]
 
 
 _SINGLE = "a message to somebody new"
 _CAMPAIGN = "a campaign's message to somebody new"
+_PINNED, _UNPINNED = "a claim under a pinned snapshot", "before the snapshot"
+_FLOW, _QUICK_FLOW = 100_000, 5_000
+_CLAIMS = 60
 
 
 def _long(stock: Stock) -> str:
@@ -103,7 +110,7 @@ def _long(stock: Stock) -> str:
 
 
 def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] = frozenset()) -> None:
-    """Each case on a database of its own. `only`: single, campaign, long."""
+    """Each case on a database of its own. `only`: single, campaign, long, snapshot."""
     many, stock = (QUICK_MESSAGES, QUICK_LONG) if quick else (MESSAGES, LONG)
     report.bars += bars(stock)
     folders = {"ours": SUPABASE}
@@ -120,6 +127,13 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
             with _ground(contender, path, stock) as ground:
                 for _ in range(repetitions):
                     report.add(_long(stock), ground.name, **_measure(ground, many, campaign=False))
+    if not only or "snapshot" in only:
+        for contender, path in folders.items():
+            with _ground(contender, path) as ground:
+                suffix = "" if contender == "ours" else f", {contender}"
+                before, after = _pin(ground, _QUICK_FLOW if quick else _FLOW)
+                report.add(_PINNED + suffix, _UNPINNED, **before)
+                report.add(_PINNED + suffix, "ours", **after)
 
 
 @contextmanager
@@ -219,7 +233,9 @@ def _enqueue_campaign(ground: Ground, phones: list[str]) -> None:
 def _send(ground: Ground) -> list[tuple[Row, str]]:
     """Claims a batch and settles it, as accepted: each message and Meta's id of it."""
     query = "select whatsapp.claim(%s, %s, %s, '60 seconds', '1000 seconds')"
+    began = time.perf_counter()
     [lease] = ground.measured("claim", query, (uuid.uuid4(), ground.land.accounts, _BATCH))["leases"]
+    ground.claimed_in = time.perf_counter() - began
     found = []
     for message in lease["messages"]:
         wamid = "wamid." + base64.b64encode(secrets.token_bytes(39)).decode()
@@ -229,6 +245,30 @@ def _send(ground: Ground) -> list[tuple[Row, str]]:
         [ground.land.outcome(message, "accepted", wamid=wamid, wa_id=message["to"][1:]) for message, wamid in found],
     )
     return found
+
+
+def _pin(ground: Ground, flow: int) -> tuple[dict[str, float], dict[str, float]]:
+    """What claims of a campaign cost, and what they do when so many messages have left since a snapshot was taken."""
+    _enqueue_campaign(ground, [ground.phones() for _ in range(flow + (2 * _CLAIMS + 4) * _BATCH)])
+    # It has waited a while, as most of a large campaign does.
+    ground.admin.execute("update whatsapp.queue set run_at = run_at - interval '1 minute'")
+    ground.admin.execute("vacuum analyze")
+    _claims(ground, 2)
+    before = _claims(ground, _CLAIMS)
+    with psycopg.connect(ground.admin.info.dsn, password=ground.admin.info.password) as elsewhere:
+        elsewhere.execute("set transaction isolation level repeatable read")
+        elsewhere.execute("select count(*) from whatsapp.queue")
+        for _ in range(flow // _BATCH):
+            _send(ground)
+        return before, _claims(ground, _CLAIMS)
+
+
+def _claims(ground: Ground, count: int) -> dict[str, float]:
+    took = []
+    for _ in range(count):
+        _send(ground)
+        took.append(ground.claimed_in)
+    return {"p50_ms": sorted(took)[count // 2] * 1000, "mean_ms": sum(took) / count * 1000}
 
 
 def _status(ground: Ground, state: str, message: Mapping[str, Any], wamid: str) -> Row:

@@ -9,10 +9,15 @@ create table whatsapp.lanes (
   held_until timestamptz,
   held_reason text,
   served_at timestamptz not null default '-infinity',
+  head_at timestamptz not null default '-infinity',
+  head_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  head_seen_at timestamptz not null default '-infinity',
   primary key (country_id, account_id, lane),
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 ) with (fillfactor = 50);
 comment on table whatsapp.lanes is 'The queue''s lanes: replies (0) before utility (1) before marketing (2); lanes of one priority take turns.';
+comment on column whatsapp.lanes.head_at is 'With head_id, by run_at and message_id: no message before it can be claimed. Claims begin to read there (lanes.sql).';
+comment on column whatsapp.lanes.head_seen_at is 'When the lane was last read from its very beginning.';
 comment on column whatsapp.lanes.held_until is 'A whole campaign waits, for quiet_hours, the messaging_limit or a template_throttled by Meta: one row, however many messages stand in the lane.';
 
 create table whatsapp.queue (

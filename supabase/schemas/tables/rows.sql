@@ -89,6 +89,9 @@ create type whatsapp_internal.candidate as (
   fresh boolean
 );
 
+-- A lane that a claim has read: from where, and when it counts as served, if something of it was taken.
+create type whatsapp_internal.read_lane as (lane text, from_at timestamptz, from_id uuid, served_at timestamptz);
+
 create type whatsapp_internal.result as (
   country_id text,
   message_id uuid,
