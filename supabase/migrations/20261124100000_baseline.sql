@@ -391,10 +391,15 @@ create table whatsapp.lanes (
   held_until timestamptz,
   held_reason text,
   served_at timestamptz not null default '-infinity',
+  head_at timestamptz not null default '-infinity',
+  head_id uuid not null default '00000000-0000-0000-0000-000000000000',
+  head_seen_at timestamptz not null default '-infinity',
   primary key (country_id, account_id, lane),
   foreign key (country_id, account_id) references whatsapp.accounts (country_id, account_id)
 ) with (fillfactor = 50);
 comment on table whatsapp.lanes is 'The queue''s lanes: replies (0) before utility (1) before marketing (2); lanes of one priority take turns.';
+comment on column whatsapp.lanes.head_at is 'With head_id, by run_at and message_id: no message before it can be claimed. Claims begin to read there (lanes.sql).';
+comment on column whatsapp.lanes.head_seen_at is 'When the lane was last read from its very beginning.';
 comment on column whatsapp.lanes.held_until is 'A whole campaign waits, for quiet_hours, the messaging_limit or a template_throttled by Meta: one row, however many messages stand in the lane.';
 
 create table whatsapp.queue (
@@ -715,6 +720,9 @@ create type whatsapp_internal.candidate as (
   fresh boolean
 );
 
+-- A lane that a claim has read: from where, and when it counts as served, if something of it was taken.
+create type whatsapp_internal.read_lane as (lane text, from_at timestamptz, from_id uuid, served_at timestamptz);
+
 create type whatsapp_internal.result as (
   country_id text,
   message_id uuid,
@@ -1031,13 +1039,59 @@ create or replace function whatsapp_internal.lane_priority(lane text) returns sm
 language sql immutable parallel safe
 return (case lane when 'reply' then 0 when 'utility' then 1 else 2 end)::smallint;
 
--- The head of a lane: when its next message may go. Inlined, so it has no settings.
-create or replace function whatsapp_internal.lane_head(p_country text, p_account text, p_lane text) returns table (run_at timestamptz)
+-- Where a lane is read from. What was sent leaves dead entries at the head of its index; while a transaction elsewhere holds an old snapshot (a dump, a
+-- forgotten session), no vacuum may clear them away, and a claim that began at the very beginning would read the whole day. So each claim notes what
+-- it found first (move_heads). A message can come to lie before that: one whose transaction began earlier and took longer, so the mark stays ten seconds
+-- behind the clock; one that is given back, whose giver moves the mark back (reopen_lanes); and whatever else, a queue changed by hand or a clock set
+-- back, for which the lane is read from its beginning every half minute.
+create or replace function whatsapp_internal.lane_start(head_at timestamptz, head_seen_at timestamptz) returns timestamptz
+language sql stable parallel safe
+return case when head_seen_at between now() - interval '30 seconds' and now() + interval '5 seconds' then head_at else '-infinity' end;
+
+-- The head of a lane: when its next message may go, and which it is. Inlined, so it has no settings.
+create or replace function whatsapp_internal.lane_head(p_country text, p_account text, p_lane text, p_from timestamptz, p_from_id uuid)
+returns table (run_at timestamptz, message_id uuid)
 language sql stable
 as $$
-  select q.run_at from whatsapp.queue q
+  select q.run_at, q.message_id from whatsapp.queue q
   where q.country_id = p_country and q.account_id = p_account and q.lane = p_lane and q.lease_id is null and q.unknown_until is null
-  order by q.run_at limit 1
+    and (q.run_at, q.message_id) >= (p_from, p_from_id)
+  order by q.run_at, q.message_id limit 1
+$$;
+
+-- Notes what is first in these lanes now. The claim holds their rows.
+create or replace function whatsapp_internal.move_heads(p_country text, p_account text, p_at timestamptz, p_read whatsapp_internal.read_lane[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  update whatsapp.lanes l
+  set served_at = coalesce(r.served_at, l.served_at), head_at = r.head_at, head_id = r.head_id,
+    head_seen_at = case r.from_at when '-infinity' then p_at else l.head_seen_at end
+  from (
+    select r.lane, r.served_at, r.from_at, least(h.run_at, p_at - interval '10 seconds') as head_at,
+      case when h.run_at <= p_at - interval '10 seconds' then h.message_id else '00000000-0000-0000-0000-000000000000' end as head_id
+    from unnest(p_read) r
+    left join lateral whatsapp_internal.lane_head(p_country, p_account, r.lane, r.from_at, r.from_id) h on true
+  ) r
+  where l.country_id = p_country and l.account_id = p_account and l.lane = r.lane;
+end
+$$;
+
+-- These messages were given back where they stood: their lanes are read from there.
+create or replace function whatsapp_internal.reopen_lanes(p_countries text[], p_messages uuid[]) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  update whatsapp.lanes l set head_at = r.run_at, head_id = r.message_id
+  from (
+    select distinct on (q.country_id, q.account_id, q.lane) q.country_id, q.account_id, q.lane, q.run_at, q.message_id
+    from unnest(p_countries, p_messages) as k (country_id, message_id)
+    cross join lateral (
+      select q.* from whatsapp.queue q where q.country_id = k.country_id and q.message_id = k.message_id limit 1) q
+    order by q.country_id, q.account_id, q.lane, q.run_at, q.message_id
+  ) r
+  where l.country_id = r.country_id and l.account_id = r.account_id and l.lane = r.lane and (l.head_at, l.head_id) > (r.run_at, r.message_id);
+end
 $$;
 
 -- How far apart the slots of a number lie. Meta counts arrivals, and what leaves evenly does not arrive evenly: the room for 50 ms of
@@ -2654,7 +2708,10 @@ begin
 
   v_drafts := whatsapp_internal.take_keys(v_drafts);
   perform whatsapp_internal.write_drafts(v_drafts);
-  v_drafts := whatsapp_internal.replay_drafts(v_drafts);
+  -- Somebody else has just taken the keys of these.
+  if exists (select from unnest(v_drafts) where status is null) then
+    v_drafts := whatsapp_internal.replay_drafts(v_drafts);
+  end if;
 
   return (
     select coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
@@ -2701,7 +2758,7 @@ comment on function whatsapp.enqueue is 'Verb 1 of 5. Judges a batch of messages
 -- messages stay untouched. Single messages wait one by one.
 
 create or replace function whatsapp_internal.judge_lane(
-  p_country text, p_account text, p_lane text, p_want integer, p_at timestamptz, p_portfolio text
+  p_country text, p_account text, p_lane text, p_from timestamptz, p_from_id uuid, p_want integer, p_at timestamptz, p_portfolio text
 )
 returns setof whatsapp_internal.candidate
 language plpgsql volatile set search_path = '' set enable_sort = off set enable_bitmapscan = off
@@ -2712,7 +2769,7 @@ begin
     select q.country_id, q.account_id, q.message_id, q.contact_id, q.due_at, q.expires_at
     from whatsapp.queue q
     where q.country_id = p_country and q.account_id = p_account and q.lane = p_lane and q.run_at <= p_at and q.lease_id is null
-      and q.unknown_until is null
+      and q.unknown_until is null and (q.run_at, q.message_id) >= (p_from, p_from_id)
     order by q.run_at, q.message_id
     limit p_want
     for update of q skip locked
@@ -2885,7 +2942,7 @@ $$;
 --   p_people, p_frees       how many people the portfolio may still write to first, and when the next one is freed
 --   held_reason, quiet_until   what would stop a campaign as a whole
 create or replace function whatsapp_internal.sort_lane(
-  p_country text, p_account text, p_lane text, p_campaign boolean, p_want integer, p_at timestamptz, p_portfolio text, p_people bigint, p_frees timestamptz,
+  p_country text, p_account text, p_lane text, p_from timestamptz, p_from_id uuid, p_campaign boolean, p_want integer, p_at timestamptz, p_portfolio text, p_people bigint, p_frees timestamptz,
   out go whatsapp_internal.candidate[], out refused uuid[], out codes text[], out late uuid[], out late_until timestamptz[], out late_reason text[],
   out held_reason text, out quiet_until timestamptz
 )
@@ -2916,7 +2973,7 @@ begin
           then 'messaging_limit'
         else 'go'
       end as why
-    from whatsapp_internal.judge_lane(p_country, p_account, p_lane, p_want, p_at, case when p_people is not null then p_portfolio end)
+    from whatsapp_internal.judge_lane(p_country, p_account, p_lane, p_from, p_from_id, p_want, p_at, case when p_people is not null then p_portfolio end)
       with ordinality as j (message_id, contact_id, code, blocked_until, quiet, person, fresh, n)
   ) j;
 end
@@ -2945,14 +3002,15 @@ declare
   v_counted uuid[] := '{}';
   v_replies integer := 0;
   v_go whatsapp_internal.candidate[];
+  v_read whatsapp_internal.read_lane[] := '{}';
 begin
   refused := 0;
   select room, frees_at into v_people, v_frees from whatsapp_internal.portfolio_room(p_portfolio, p_at);
   for v_lane in
     select lane, priority, lane like 'campaign:%' as campaign, count(*) over (partition by priority) as peers,
-      row_number() over (partition by priority order by served_at) as turn
+      row_number() over (partition by priority order by served_at) as turn, from_at, head_id
     from (
-      select l.lane, l.priority, l.served_at
+      select l.lane, l.priority, l.served_at, whatsapp_internal.lane_start(l.head_at, l.head_seen_at) as from_at, l.head_id
       from whatsapp.lanes l
       where l.country_id = p_country and l.account_id = p_account and not l.paused and coalesce(l.held_until <= p_at, true)
         and (l.priority = 0 or not p_replies)
@@ -2964,7 +3022,7 @@ begin
     v_share := ceil((p_limit - cardinality(v_ids))::numeric / (v_lane.peers - v_lane.turn + 1));
 
     select * into v_judged from whatsapp_internal.sort_lane(
-      p_country, p_account, v_lane.lane, v_lane.campaign, v_share, p_at, p_portfolio, v_people, v_frees);
+      p_country, p_account, v_lane.lane, v_lane.from_at, v_lane.head_id, v_lane.campaign, v_share, p_at, p_portfolio, v_people, v_frees);
     if v_judged.refused is not null then
       perform whatsapp_internal.refuse_claimed(p_country, v_judged.refused, v_judged.codes);
       refused := refused + cardinality(v_judged.refused);
@@ -2995,10 +3053,10 @@ begin
       v_replies := v_replies + case v_lane.priority when 0 then cardinality(v_go) else 0 end;
       v_counted := v_counted || array(select person from unnest(v_go) where person is not null);
       v_people := v_people - (select count(*) from unnest(v_go) where person is not null and fresh);
-      -- Who came first had the larger half of an odd number, and comes last next time.
-      update whatsapp.lanes set served_at = p_at + (v_lane.peers - v_lane.turn) * interval '1 microsecond'
-      where country_id = p_country and account_id = p_account and lane = v_lane.lane;
     end if;
+    -- Who came first had the larger half of an odd number, and comes last next time.
+    v_read := v_read || row(v_lane.lane, v_lane.from_at, v_lane.head_id, case when v_judged.go is not null then
+      p_at + (v_lane.peers - v_lane.turn) * interval '1 microsecond' end)::whatsapp_internal.read_lane;
   end loop;
 
   claimed := cardinality(v_ids);
@@ -3009,6 +3067,7 @@ begin
       perform whatsapp_internal.count_people(p_portfolio, v_counted, p_at);
     end if;
   end if;
+  perform whatsapp_internal.move_heads(p_country, p_account, p_at, v_read);
 end
 $$;
 
@@ -3057,7 +3116,8 @@ begin
   -- Replies go before what is handed out already.
   if v_talking and v_slot > v_at + v_step and exists (
     select from whatsapp.lanes l
-    cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+    cross join lateral whatsapp_internal.lane_head(
+      l.country_id, l.account_id, l.lane, whatsapp_internal.lane_start(l.head_at, l.head_seen_at), l.head_id) head
     where l.country_id = p_country and l.account_id = p_account and l.priority = 0 and not l.paused
       and head.run_at <= v_at)
   then
@@ -3120,7 +3180,8 @@ begin
       -- beside a paused campaign of 1,000,000.
       and exists (
         select from whatsapp.lanes l
-        cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+        cross join lateral whatsapp_internal.lane_head(
+      l.country_id, l.account_id, l.lane, whatsapp_internal.lane_start(l.head_at, l.head_seen_at), l.head_id) head
         where l.country_id = a.country_id and l.account_id = a.account_id and not l.paused and coalesce(l.held_until <= now(), true)
           and head.run_at <= now())
     order by lot
@@ -3141,7 +3202,8 @@ begin
     from whatsapp.lanes l
     join whatsapp.accounts a on a.country_id = l.country_id and a.account_id = l.account_id and a.state = 'active'
     left join whatsapp.throttles t on t.country_id = l.country_id and t.account_id = l.account_id
-    cross join lateral whatsapp_internal.lane_head(l.country_id, l.account_id, l.lane) head
+    cross join lateral whatsapp_internal.lane_head(
+      l.country_id, l.account_id, l.lane, whatsapp_internal.lane_start(l.head_at, l.head_seen_at), l.head_id) head
     where not l.paused and l.country_id || '/' || l.account_id = any (p_accounts)
   );
 end
@@ -3634,6 +3696,10 @@ begin
     perform whatsapp_internal.open_entry_points(v_parked);
   end if;
   perform whatsapp_internal.apply_effects(v_effects);
+  if exists (select from unnest(v_results) r where r.outcome in ('retry', 'held', 'released')) then
+    perform whatsapp_internal.reopen_lanes(array_agg(r.country_id), array_agg(r.message_id))
+    from unnest(v_results) r where r.outcome in ('retry', 'held', 'released');
+  end if;
   -- Last: it may find that one of these people is another, and everything above speaks of who they were.
   perform whatsapp_internal.learn_ids(v_results);
 
@@ -3653,6 +3719,12 @@ begin
   from (
     select r.country_id, next.message_id
     from (select distinct country_id, account_id, contact_id from unnest(p_results)) r
+    -- Nearly always nothing waits.
+    cross join lateral (
+      select from whatsapp.queue n
+      where n.country_id = r.country_id and n.account_id = r.account_id and n.contact_id = r.contact_id
+      limit 1
+    ) waiting
     cross join lateral (
       select head.message_id, head.blocked
       from (values (1, 'reply', 'reply'), (2, 'utility', 'utility'), (3, 'marketing', 'marketing'), (4, 'campaign:', 'campaign:g'))
@@ -4444,6 +4516,8 @@ language plpgsql volatile set search_path = ''
 as $$
 declare
   v_unknown integer;
+  v_countries text[];
+  v_freed uuid[];
 begin
   with gone as (
     delete from whatsapp.leases l
@@ -4488,7 +4562,11 @@ begin
     insert into whatsapp.message_events (country_id, message_id, event, title)
     select country_id, message_id, case when unsent then 'message_released' else 'message_unknown' end, 'lease_expired' from moved
   )
-  select count(*) into v_unknown from moved;
+  select count(*), array_agg(country_id) filter (where unsent), array_agg(message_id) filter (where unsent)
+  into v_unknown, v_countries, v_freed from moved;
+  if v_freed is not null then
+    perform whatsapp_internal.reopen_lanes(v_countries, v_freed);
+  end if;
   return v_unknown;
 end
 $$;

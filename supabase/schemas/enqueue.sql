@@ -324,7 +324,10 @@ begin
 
   v_drafts := whatsapp_internal.take_keys(v_drafts);
   perform whatsapp_internal.write_drafts(v_drafts);
-  v_drafts := whatsapp_internal.replay_drafts(v_drafts);
+  -- Somebody else has just taken the keys of these.
+  if exists (select from unnest(v_drafts) where status is null) then
+    v_drafts := whatsapp_internal.replay_drafts(v_drafts);
+  end if;
 
   return (
     select coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object(

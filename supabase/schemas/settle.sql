@@ -416,6 +416,12 @@ begin
   from (
     select r.country_id, next.message_id
     from (select distinct country_id, account_id, contact_id from unnest(p_results)) r
+    -- Nearly always nothing waits.
+    cross join lateral (
+      select from whatsapp.queue n
+      where n.country_id = r.country_id and n.account_id = r.account_id and n.contact_id = r.contact_id
+      limit 1
+    ) waiting
     cross join lateral (
       select head.message_id, head.blocked
       from (values (1, 'reply', 'reply'), (2, 'utility', 'utility'), (3, 'marketing', 'marketing'), (4, 'campaign:', 'campaign:g'))

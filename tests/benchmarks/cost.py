@@ -131,9 +131,9 @@ def run(report: Report, repetitions: int, *, quick: bool, only: frozenset[str] =
         for contender, path in folders.items():
             with _ground(contender, path) as ground:
                 suffix = "" if contender == "ours" else f", {contender}"
-                before, after = _pin(ground, _QUICK_FLOW if quick else _FLOW)
-                report.add(_PINNED + suffix, _UNPINNED, **before)
-                report.add(_PINNED + suffix, "ours", **after)
+                unpinned, pinned = _pin(ground, _QUICK_FLOW if quick else _FLOW)
+                report.add(_PINNED + suffix, _UNPINNED, **unpinned)
+                report.add(_PINNED + suffix, "ours", **pinned)
 
 
 @contextmanager
