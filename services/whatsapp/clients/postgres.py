@@ -60,7 +60,7 @@ class Postgres(Verbs):
     async def _call(self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS) -> Any:
         places = ", ".join(f"{name} => ${n}" for n, name in enumerate(arguments, 1))
         values = [_encoded(value) for value in arguments.values()]
-        return await self._ask(f"select whatsapp.{verb}({places})", values, verb, attempts)
+        return await self._ask(f"select to_jsonb(whatsapp.{verb}({places}))", values, verb, attempts)
 
     async def _select(self, query: str, name: str, *values: object) -> Any:
         """Rows as JSON, as the Data API writes them."""

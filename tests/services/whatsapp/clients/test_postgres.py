@@ -148,7 +148,7 @@ async def test_a_connection_that_is_ended_in_the_middle_leaves_it_open_what_was_
     asking = asyncio.create_task(client._call("on_purpose", {"p_seconds": 60}, attempts=1))
     busy = (
         "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-        " where query like 'select whatsapp.on_purpose%' and wait_event = 'PgSleep'"
+        " where query like 'select to_jsonb(whatsapp.on_purpose%' and wait_event = 'PgSleep'"
     )
     with psycopg.connect(stack.admin_url, autocommit=True) as admin:
         await until(lambda: admin.execute(busy).fetchone() != (0,))
@@ -159,7 +159,7 @@ async def test_a_connection_that_is_ended_in_the_middle_leaves_it_open_what_was_
 
 async def test_idle_connections_that_are_gone_cost_an_attempt_and_no_call(stack: Stack, client: Postgres) -> None:
     await asyncio.gather(*(client.settle([]) for _ in range(8)))
-    ours = "select pg_terminate_backend(pid) from pg_stat_activity where query like 'select whatsapp.settle%'"
+    ours = "select pg_terminate_backend(pid) from pg_stat_activity where query like 'select to_jsonb(whatsapp.settle%'"
     with psycopg.connect(stack.admin_url, autocommit=True) as admin:
         admin.execute(ours)
     assert await asyncio.gather(*(client.settle([]) for _ in range(8))) == [{"settled": 0, "stale": 0}] * 8
@@ -172,7 +172,8 @@ async def test_connections_are_bounded_and_whoever_waits_too_long_has_done_nothi
     monkeypatch.setattr(postgres, "_WAIT", 0.3)
     busy = [asyncio.create_task(client._call("on_purpose", {"p_seconds": 3})) for _ in range(postgres.CONNECTIONS)]
     working = (
-        "select count(*) from pg_stat_activity where state = 'active' and query like 'select whatsapp.on_purpose%'"
+        "select count(*) from pg_stat_activity"
+        " where state = 'active' and query like 'select to_jsonb(whatsapp.on_purpose%'"
     )
     await until(lambda: database.execute(working).fetchone() == (postgres.CONNECTIONS,))
     with pytest.raises(Unavailable) as unavailable:

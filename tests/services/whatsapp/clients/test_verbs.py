@@ -56,6 +56,10 @@ async def test_nothing_is_a_batch_as_well(verbs: Verbs) -> None:
     assert await verbs.ingest([]) == {"received": 0, "applied": 0, "parked": 0}
 
 
+async def test_the_version_of_the_schema_is_told(verbs: Verbs, database: Database) -> None:
+    assert (await verbs.schema_version(),) == database.execute("select whatsapp.schema_version()").fetchone()
+
+
 async def test_a_job_is_swept(verbs: Verbs) -> None:
     swept = await verbs.sweep("statistics")
     assert isinstance(swept, Swept)
