@@ -123,6 +123,102 @@ CASES: dict[str, list[dict[str, Any]]] = {
             }
         }
     ],
+    "interactive_button_reply": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN70",
+            "content": {
+                "type": "interactive",
+                "context": {"from": "5215550001111", "id": "wamid.OUT0"},
+                "interactive": {"type": "button_reply", "button_reply": {"id": "yes", "title": "Sí"}},
+            },
+        }
+    ],
+    "interactive_list_reply": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN71",
+            "content": {
+                "type": "interactive",
+                "context": {"from": "5215550001111", "id": "wamid.OUT0"},
+                "interactive": {
+                    "type": "list_reply",
+                    "list_reply": {"id": "express", "title": "Mañana", "description": "Hasta las 12"},
+                },
+            },
+        }
+    ],
+    "interactive_flow_reply": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN72",
+            "content": {
+                "type": "interactive",
+                "context": {"from": "5215550001111", "id": "wamid.OUT0"},
+                "interactive": {
+                    "type": "nfm_reply",
+                    "nfm_reply": {"name": "flow", "body": "Sent", "response_json": '{"flow_token":"unused","mesa":2}'},
+                },
+            },
+        }
+    ],
+    "location": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN73",
+            "content": {
+                "type": "location",
+                "location": {
+                    "latitude": 19.4326,
+                    "longitude": -99.1332,
+                    "name": "Zócalo",
+                    "address": "Centro",
+                    "url": "https://shop.example/a",
+                },
+            },
+        }
+    ],
+    "order": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN74",
+            "content": {
+                "type": "order",
+                "order": {
+                    "catalog_id": "cat-1",
+                    "text": "Dos mesas",
+                    "product_items": [
+                        {"product_retailer_id": "sku-1", "quantity": 2, "item_price": 100, "currency": "MXN"}
+                    ],
+                },
+            },
+        }
+    ],
+    "sticker": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN75",
+            "content": {
+                "type": "sticker",
+                "sticker": {"mime_type": "image/webp", "sha256": "aGFzaA==", "id": "998877665545", "animated": False},
+            },
+        }
+    ],
+    "audio_voice": [
+        RECEIVED
+        | {
+            "wamid": "wamid.IN76",
+            "content": {
+                "type": "audio",
+                "audio": {
+                    "mime_type": "audio/ogg; codecs=opus",
+                    "sha256": "aGFzaA==",
+                    "id": "998877665546",
+                    "voice": True,
+                },
+            },
+        }
+    ],
     "reaction": [RECEIVED | {"content": {"type": "reaction", "reaction": {"message_id": "wamid.OUT0", "emoji": "👍"}}}],
     "reaction_removed": [RECEIVED | {"content": {"type": "reaction", "reaction": {"message_id": "wamid.OUT0"}}}],
     "edit": [
