@@ -16,8 +16,6 @@ from services.whatsapp.meta.events.people import (
 )
 from services.whatsapp.meta.events.values import Json, list_of, text, time_of
 
-_ENVELOPE = ("id", "from", "from_user_id", "from_parent_user_id", "timestamp")
-"""Members of a message that say who and when, and are no content themselves."""
 _TYPES = frozenset(
     (
         "text", "image", "video", "audio", "document", "sticker", "location", "contacts", "interactive", "button",
@@ -61,7 +59,10 @@ def _content(message: Json) -> Json:
         kind = bodies[0] if len(bodies) == 1 else "unknown"
     content = message.copy()
     content["type"] = kind
-    for name in _ENVELOPE:
-        if name in content:
-            del content[name]
+    # Who and when is no content.
+    del content["id"]
+    content.pop("from", None)
+    content.pop("from_user_id", None)
+    content.pop("from_parent_user_id", None)
+    content.pop("timestamp", None)
     return content

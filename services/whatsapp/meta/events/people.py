@@ -77,7 +77,9 @@ class People:
         person = self._find(wa_id, user_id)
         if person is None:
             return _contact(wa_id, user_id, parent, identity) if wa_id or user_id else None
-        given, their_id, profile = person.get("wa_id"), person.get("user_id"), person.get("profile")
+        given = person.get("wa_id")
+        their_id = person.get("user_id")
+        profile = person.get("profile")
         if given != wa_id:
             other = phone_digits(given)
             # Of two spellings of one number, the one Meta calls wa_id; the other one stays in the payload.
