@@ -43,6 +43,21 @@ def test_a_push_upgrades_what_an_earlier_push_made(tmp_path: Path, fresh: Fresh)
     assert [name for name, _ in _history(database)][-1] == f"version_{sources.version(supabase)}"
 
 
+def test_a_push_that_fails_leaves_nothing_of_its_migration(tmp_path: Path, fresh: Fresh) -> None:
+    database = fresh()
+    supabase = next_release.released(tmp_path)
+    cli.push(_url(database), tmp_path)
+    before = catalogue(database), _history(database)
+    next_release.release_next(supabase)
+    last = next_release.migrations(supabase)[sources.version(supabase)][-1]
+    last.write_text(last.read_text(encoding="utf-8") + "\nselect 1 / 0;\n", encoding="utf-8")
+
+    with pytest.raises(RuntimeError, match="division by zero"):
+        cli.push(_url(database), tmp_path)
+
+    assert (catalogue(database), _history(database)) == before
+
+
 def _url(database: Database) -> str:
     of = database.info
     return f"postgresql://{of.user}:{of.password}@{of.host}:{of.port}/{of.dbname}"
