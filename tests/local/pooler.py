@@ -21,12 +21,17 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @dataclass
 class Pooler:
-    """Before the Postgres at `target`; `url` is the same address by us."""
+    """Before the Postgres at `target`; `url` is the same address by us.
+
+    Of the next `losses` transactions that prepare a statement with `lost` in it, the client does not hear the end.
+    """
 
     target: str
     url: str = ""
     port: int = 0
     transactions: int = 0
+    lost: bytes = b""
+    losses: int = 0
     _idle: asyncio.Queue[Streams] = field(default_factory=asyncio.Queue)
     _servers: list[Streams] = field(default_factory=list)
 
@@ -58,10 +63,16 @@ class Pooler:
         """From its first message until Postgres is ready again and in no transaction. Whoever goes in the middle takes
         the connection along."""
         server = await self._idle.get()
-        state = b""
+        state, losing = b"", False
         try:
             while state != b"I":
                 server[1].write(message)
+                losing = losing or (message[:1] == b"P" and self.losses > 0 and self.lost in message)
+                if losing and message[:1] == b"Q":
+                    self.losses -= 1
+                    while (await _message(server[0]))[:1] != b"Z":
+                        pass
+                    raise ConnectionError("its end is kept back")
                 if message[:1] in (b"Q", b"S"):
                     state = (await _relay(server[0], writer, b"Z"))[5:6]
                 elif message[:1] == b"H":

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from services.whatsapp.clients import postgres
 from services.whatsapp.flows import announcing, draining
 from services.whatsapp.refusals import RefusalError
 from tests.local.front import Front, front_of
+from tests.local.pooler import pooler_of
 from tests.proofs.house import PLAIN, TEXT, House, check_refusal, post, some_phone, until
 
 HTML = b"<!DOCTYPE html><title>Web server is down</title>"
@@ -118,6 +120,25 @@ async def test_a_claim_whose_answer_is_lost_is_asked_for_until_it_is_answered(ho
     assert lost.hits == 10
     assert len({claim["p_claim_id"] for claim in front.asked("/rpc/claim")[:11]}) == 1
     assert sorted(str(each.callback_data) for each in house.graph.arrived(number)) == sorted(message_ids)
+
+
+async def test_answers_that_are_lost_on_a_connection_are_asked_for_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pooler goes when the transaction is done, of claims and of settlements."""
+    number = house.account()
+    message_ids = house.enqueue(number, (some_phone() for _ in range(30)))
+    async with pooler_of(house.stack.database_url) as pooler:
+        monkeypatch.setattr(postgres, "POOLERS_PORT", pooler.port)
+        for verb in (b"whatsapp.claim", b"whatsapp.settle"):
+            pooler.lost, pooler.losses = verb, 6
+            await house.drain(number, 15, SUPABASE_DB_URL=pooler.url)
+            assert pooler.losses == 0
+            message_ids += house.enqueue(number, (some_phone() for _ in range(30)))
+        await house.drain(number, 15, SUPABASE_DB_URL=pooler.url)
+
+    assert sorted(str(each.callback_data) for each in house.graph.arrived(number)) == sorted(message_ids)
+    assert {house.state(each) for each in message_ids} <= {"accepted", "sent", "delivered", "read"}
 
 
 async def test_what_a_lost_claim_had_leased_is_released_at_the_end(house: House, front: Front) -> None:
