@@ -1,7 +1,8 @@
 """`make faults`, or `python -m tests.faults --messages 5000 --faults 60 --minutes 3 --seed 7`: the long form.
 
-Prints the schedule as it is drawn, then the result, which is also written to tests/faults/results/latest.md. Ends with
-1 when a promise is broken.
+Prints the schedule as it is drawn, then the result, which is also written to tests/faults/results/latest.md; what came
+of the generated bodies is in bodies.md beside it. `--bodies 0` leaves these out, `--messages 0` all else. Ends with 1
+when a promise is broken.
 """
 
 import argparse
@@ -9,16 +10,18 @@ import asyncio
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.faults import bodies
 from tests.faults.experiment import run
-from tests.faults.report import markdown
+from tests.faults.report import markdown, of_bodies
 from tests.faults.site import Size
 from tests.local import processes
 from tests.local.stack import running_stack
 
 LATEST = Path(__file__).parent / "results" / "latest.md"
+BODIES = LATEST.with_name("bodies.md")
 
 
 def arguments() -> argparse.Namespace:
@@ -35,14 +38,26 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def throw_bodies(number: int, seed: int) -> tuple[dict[str, int], list[str]]:
+def throw_bodies(number: int, seed: int) -> bool:
+    """Post so many bodies, and write down what came of it; whether every promise was kept."""
+    begin = time.monotonic()
     with running_stack(functions_env=bodies.environment()) as stack:
-        return await bodies.throw(stack, list(bodies.generate(number, seed)), again=number // 10)
+        generated = list(bodies.generate(number, seed))
+        figures, broken = asyncio.run(bodies.throw(stack, generated, again=number // 10))
+    BODIES.write_text(text := of_bodies(seed, time.monotonic() - begin, figures, broken))
+    print(text)
+    return not broken
 
 
 def main() -> int:
     options = arguments()
-    thrown = asyncio.run(throw_bodies(options.bodies, options.seed)) if options.bodies else ({}, [])
+    kept = throw_bodies(options.bodies, options.seed) if options.bodies else True
+    kept = experiment(options) and kept if options.messages else kept
+    return 0 if kept else 1
+
+
+def experiment(options: argparse.Namespace) -> bool:
+    """Run the experiment, and write down what came of it; whether every promise was kept."""
     folder = options.keep or Path(tempfile.mkdtemp(prefix="faults-"))
     if options.keep is not None:
         folder.mkdir(parents=True)  # the books of another run would be added to these
@@ -60,11 +75,9 @@ def main() -> int:
     )
     if options.keep is None:
         shutil.rmtree(folder)
-    done.books.broken += thrown[1]
-    text = markdown(done, thrown[0])
-    options.into.write_text(text)
+    options.into.write_text(text := markdown(done))
     print(text)
-    return 1 if done.books.broken else 0
+    return not done.books.broken
 
 
 if __name__ == "__main__":

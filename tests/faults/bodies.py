@@ -184,19 +184,23 @@ async def throw(stack: Stack, bodies: Sequence[bytes], again: int) -> tuple[dict
             (country, account),
         )
     broken: list[str] = []
-    statuses = await _post(stack, bodies)
+    statuses, tries = await _post(stack, bodies)
     broken += [f"answered {status}: {n} times" for status, n in statuses.items() if status != 200]
     missing, events = _missing(stack, bodies)
     broken += [f"an event is not in the database: {key}" for key in missing[:20]]
     before = _snapshot(stack)
-    await _post(stack, bodies[-again:])
+    repeated, _ = await _post(stack, bodies[-again:])
+    broken += [f"a repeated body was answered {status}: {n} times" for status, n in repeated.items() if status != 200]
     after = _snapshot(stack)
     broken += [f"a repeated body changed {table}" for table in before if before[table] != after[table]]
-    return {"bodies": len(bodies), "events": events, "answered 200": statuses[200], "posted again": again}, broken
+    figures = {"bodies": len(bodies), "events": events, "answered 200": statuses[200], "posted again": again}
+    return figures | {f"tries that ended with {reason}": n for reason, n in tries.items()}, broken
 
 
-async def _post(stack: Stack, bodies: Sequence[bytes]) -> Counter[int]:
+async def _post(stack: Stack, bodies: Sequence[bytes]) -> tuple[Counter[int], Counter[str]]:
+    """The last answers by status, and the tries before them by what ended them."""
     statuses: Counter[int] = Counter()
+    tries: Counter[str] = Counter()
     waiting = iter(bodies)
     async with httpx.AsyncClient(base_url=stack.url, timeout=60, trust_env=False, transport=AiohttpTransport()) as http:
 
@@ -204,23 +208,25 @@ async def _post(stack: Stack, bodies: Sequence[bytes]) -> Counter[int]:
             for body in waiting:
                 signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
                 headers = {"x-hub-signature-256": f"sha256={signature}", "content-type": "application/json"}
-                statuses[await _deliver(http, body, headers)] += 1
+                statuses[await _deliver(http, body, headers, tries)] += 1
 
         await asyncio.gather(*(deliver() for _ in range(_AT_ONCE)))
-    return statuses
+    return statuses, tries
 
 
-async def _deliver(http: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> int:
+async def _deliver(http: httpx.AsyncClient, body: bytes, headers: dict[str, str], tries: Counter[str]) -> int:
     """As Meta does: what was refused for want of room, or cut off, comes again. What always fails is told."""
     status = 0
     for again in range(_TRIES):
         await asyncio.sleep(again)
         try:
             status = (await http.post("/webhook", content=body, headers=headers)).status_code
-        except httpx.TransportError:
+        except httpx.TransportError as error:
+            tries[type(error).__name__] += 1
             continue
         if status != httpx.codes.SERVICE_UNAVAILABLE:
             break
+        tries[str(status)] += 1
     return status
 
 

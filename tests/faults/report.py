@@ -2,20 +2,19 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from tests.faults.experiment import Run
 
 
-def markdown(done: Run, bodies: Mapping[str, int] | None = None) -> str:
+def markdown(done: Run) -> str:
     """The tables of a run."""
     books = done.books
-    day = datetime.now(UTC).date().isoformat()
     parts = [
         "# The experiment",
         f"Seed {done.seed}, {sum(done.inflicted.values())} faults, {done.seconds / 60:.1f} minutes, {done.rest:.0f} s"
-        f" from the last fault to rest. {day}, {os.cpu_count()} cores, Python {platform.python_version()}.",
+        f" from the last fault to rest. {_where()}",
         "Written by `make faults`. What is counted and how: [docs/faults.md](../../../docs/faults.md).",
         f"**{'Every promise was kept.' if not books.broken else 'PROMISES WERE BROKEN.'}**",
         *(f"- {sentence}" for sentence in books.broken),
@@ -28,9 +27,25 @@ def markdown(done: Run, bodies: Mapping[str, int] | None = None) -> str:
         table("Memory, KB when warm and at the end", memory(done)),
         table("Lines in the logs that should not be there", {word: n for word, n in done.noise.items() if n}),
     ]
-    if bodies:
-        parts.append(table("Generated webhook bodies", bodies))
     return "\n\n".join(parts) + "\n"
+
+
+def of_bodies(seed: int, seconds: float, figures: Mapping[str, int], broken: Sequence[str]) -> str:
+    """What came of the generated webhook bodies."""
+    parts = [
+        "# Generated webhook bodies",
+        f"Seed {seed}, {seconds / 60:.1f} minutes. {_where()}",
+        "Written by `make faults`. What is counted and how: [docs/faults.md](../../../docs/faults.md).",
+        f"**{'Every promise was kept.' if not broken else 'PROMISES WERE BROKEN.'}**",
+        *(f"- {sentence}" for sentence in broken),
+        table("Bodies", figures),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _where() -> str:
+    day = datetime.now(UTC).date().isoformat()
+    return f"{day}, {os.cpu_count()} cores, Python {platform.python_version()}."
 
 
 def memory(done: Run) -> dict[str, str]:
