@@ -952,29 +952,41 @@ begin
 end
 $$;
 
--- Deletes messages of countries that keep less than the longest, the oldest first. What still waits to be sent stays.
+-- Deletes messages that no drop takes along, the oldest first: of countries that keep less than the longest, and what lies in `…_rest`. What still waits to
+-- be sent stays.
 create or replace function whatsapp_internal.forget_messages(p_limit integer) returns integer
 language plpgsql volatile set search_path = ''
 as $$
 declare
-  v_country record;
   v_longest constant interval := whatsapp_internal.longest_keep();
+  v_country record;
   v_ids uuid[];
   v_removed integer := 0;
 begin
   for v_country in
-    select r.country_id, whatsapp_internal.uuid7_from(now() - r.keep) as before
-    from whatsapp.retention r where v_longest is null or r.keep < v_longest order by 1
+    select r.country_id, whatsapp_internal.uuid7_from(now() - r.keep) as before, r.keep is not distinct from v_longest as longest
+    from whatsapp.retention r order by 1
   loop
-    v_ids := array(
-      select m.message_id from whatsapp.messages m
-      where m.country_id = v_country.country_id and m.message_id < v_country.before
-        and not exists (select from whatsapp.queue q where q.country_id = m.country_id and q.message_id = m.message_id)
-      order by m.message_id limit p_limit for update of m skip locked);
+    if v_country.longest then
+      v_ids := array(
+        select m.message_id from whatsapp_internal.messages_rest m
+        where m.country_id = v_country.country_id and m.message_id < v_country.before
+          and not exists (select from whatsapp.queue q where q.country_id = m.country_id and q.message_id = m.message_id)
+        order by m.message_id limit p_limit for update of m skip locked);
+    else
+      v_ids := array(
+        select m.message_id from whatsapp.messages m
+        where m.country_id = v_country.country_id and m.message_id < v_country.before
+          and not exists (select from whatsapp.queue q where q.country_id = m.country_id and q.message_id = m.message_id)
+        order by m.message_id limit p_limit for update of m skip locked);
+    end if;
     delete from whatsapp.message_events e where e.country_id = v_country.country_id and e.message_id = any (v_ids);
-    delete from whatsapp.campaign_people p using unnest(v_ids) i
-    where p.country_id = v_country.country_id and (p.campaign_id, p.contact_id) = (
-      select m.campaign_id, m.contact_id from whatsapp.messages m where m.country_id = v_country.country_id and m.message_id = i);
+    delete from whatsapp.campaign_people p
+    using unnest(v_ids) i
+    cross join lateral (
+      select m.campaign_id, m.contact_id from whatsapp.messages m where m.country_id = v_country.country_id and m.message_id = i limit 1
+    ) m
+    where p.country_id = v_country.country_id and p.campaign_id = m.campaign_id and p.contact_id = m.contact_id and p.message_id = i;
     delete from whatsapp.messages m where m.country_id = v_country.country_id and m.message_id = any (v_ids);
     v_removed := v_removed + cardinality(v_ids);
   end loop;

@@ -30,17 +30,19 @@ def undone(stack: Stack) -> Iterator[Database]:
         connection.rollback()
 
 
-def past(land: Land, at: str) -> str:
+def past(land: Land, at: str, *, partitions: bool = True) -> str:
     """A message of that time, read long ago, with more to its story than its columns tell."""
-    land.run("select whatsapp_internal.make_partitions(%s::timestamptz, %s::timestamptz)", at, at)
+    if partitions:
+        land.run("select whatsapp_internal.make_partitions(%s::timestamptz, %s::timestamptz)", at, at)
     [message] = land.leased(land.template())
     message_id = land.one("select whatsapp_internal.uuid7(%s::timestamptz)::text as id", (at,))["id"]
     land.run(
-        "insert into whatsapp.messages"
-        " (country_id, message_id, account_id, contact_id, direction, kind, state, content)"
-        " select country_id, %s, account_id, contact_id, 'outbound', 'template', 'read', '{}'"
-        " from whatsapp.messages where country_id = %s and message_id = %s",
-        *(message_id, land.country_id, message["message_id"]),
+        "with past as (insert into whatsapp.messages"
+        " (country_id, message_id, account_id, contact_id, direction, kind, state, content, campaign_id)"
+        " select country_id, %s, account_id, contact_id, 'outbound', 'template', 'read', '{}', %s"
+        " from whatsapp.messages where country_id = %s and message_id = %s returning *)"
+        " insert into whatsapp.campaign_people select country_id, campaign_id, contact_id, message_id from past",
+        *(message_id, land.open_campaign(), land.country_id, message["message_id"]),
     )
     land.run(
         "insert into whatsapp.message_events (country_id, message_id, event) values (%s, %s, 'message_retry')",
@@ -160,8 +162,20 @@ def test_a_country_that_keeps_less_loses_its_own_rows_alone(undone: Database) ->
 
     assert brief.count("messages", message_id=theirs) == 0
     assert brief.count("message_events", message_id=theirs) == 0
+    assert [land.count("campaign_people") for land in (brief, long)] == [0, 1]
     assert brief.count("messages", message_id=fresh["message_id"]) == 1
     assert long.count("message_story", message_id=ours) == 2
+
+
+def test_what_lies_in_no_month_of_its_own_goes_as_well(undone: Database) -> None:
+    land = Land(undone)
+    message_id = past(land, "2017-06-15", partitions=False)
+    assert land.count("message_story", message_id=message_id) == 2
+    wish(land, undone, "400 days", everybody="400 days")
+
+    retention(undone)
+
+    assert land.count("messages", message_id=message_id) == 0
 
 
 def test_a_day_of_webhooks_goes_after_thirty(undone: Database) -> None:
