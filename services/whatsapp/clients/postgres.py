@@ -104,10 +104,9 @@ class _Pool:
     async def close(self) -> None:
         """Close what is idle, and what is lent when it comes back."""
         self._closed = True
-        while self._idle:
-            _, connection = self._idle.pop()
-            with contextlib.suppress(Exception):
-                await connection.close(timeout=_CLOSE)
+        idle, self._idle = self._idle, []
+        leaving = (connection.close(timeout=_CLOSE) for _, connection in idle)
+        await asyncio.gather(*leaving, return_exceptions=True)
 
     async def _fetch(self, connection: asyncpg.Connection, statement: str, values: Sequence[object]) -> str | None:
         if not self._by_transaction:
@@ -161,9 +160,11 @@ class _Pool:
                 connection = await asyncpg.connect(self._url, statement_cache_size=size)
                 if not self._by_transaction:
                     await connection.execute(_AS_SERVER.format("", ""))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except BaseException as error:
             if connection is not None:
                 connection.terminate()
+            if not isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+                raise
             code = getattr(error, "sqlstate", None) or type(error).__name__
             raise Failed(code, "", sent=False, late=isinstance(error, TimeoutError)) from error
         return connection
