@@ -34,7 +34,7 @@ def with_problems(app: ASGIApp, name: str) -> ASGIApp:
 
     One raised after the answer began goes on up.
     """
-    log_of_door = log.get(name)
+    log_of_function = log.get(name)
 
     async def problems(scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -47,10 +47,10 @@ def with_problems(app: ASGIApp, name: str) -> ASGIApp:
         try:
             await app(scope, receive, watch)
         except Disconnected:
-            log_of_door.info("caller_hung_up")
+            log_of_function.info("caller_hung_up")
         except Exception as error:
             refusal = error if isinstance(error, RefusalError) else _as_refusal(error)
-            _record(refusal, error, log_of_door)
+            _record(refusal, error, log_of_function)
             if started:
                 raise
             await refusal_answer(refusal)(scope, receive, send)
@@ -58,11 +58,11 @@ def with_problems(app: ASGIApp, name: str) -> ASGIApp:
     return problems
 
 
-def _record(refusal: RefusalError, cause: Exception, log_of_door: log.Log) -> None:
+def _record(refusal: RefusalError, cause: Exception, log_of_function: log.Log) -> None:
     if refusal.status < 500:
-        log_of_door.info("refused", code=refusal.code, field=refusal.field)
+        log_of_function.info("refused", code=refusal.code, field=refusal.field)
     else:
-        log_of_door.error("failed", code=refusal.code, error=cause)
+        log_of_function.error("failed", code=refusal.code, error=cause)
 
 
 def _as_refusal(error: Exception) -> RefusalError:

@@ -3818,7 +3818,8 @@ $$;
 
 -- The statuses among these events, each with what becomes of it: `news` of a message of ours (its `message_id` is set to the one it speaks of, which
 -- Meta names by our id or by its own), `told` already, `parked` because nobody knows its message yet, or `ignored`: only what we sent has a status.
--- A failure is always news, and its event's key decides. `names` where it is the first to tell Meta's id of its message.
+-- A failure is always news, and its event's key decides. So is what was told before, where it brings the first price or a later end of a free entry
+-- point. `names` where it is the first to tell Meta's id of its message.
 -- The messages are locked from here on, in the order of their keys, so that of two that bring the same the second finds it told.
 create or replace function whatsapp_internal.hear_statuses(p_events jsonb[]) returns whatsapp_internal.heard[]
 language plpgsql volatile set search_path = ''
@@ -3832,6 +3833,10 @@ begin
         when m.direction <> 'outbound' then 'ignored'
         when case e.i ->> 'state'
           when 'sent' then m.sent_at when 'delivered' then m.delivered_at when 'read' then m.read_at when 'played' then m.played_at end is not null
+          and not (m.price is null and e.i ->> 'price' is not null) and not (e.i ->> 'window_until' is not null and exists (
+            select from whatsapp.conversations v
+            where v.country_id = e.country_id and v.account_id = m.account_id and v.contact_id = m.contact_id
+              and coalesce(v.entry_point_until < to_timestamp((e.i ->> 'window_until')::double precision), true)))
           then 'told'
         else 'news'
       end, m.wamid is null)::whatsapp_internal.heard)
@@ -3866,7 +3871,8 @@ begin
     cross join lateral (
       select coalesce(k.message_id, o.message_id) as message_id, coalesce(k.direction, o.direction) as direction, coalesce(k.wamid, o.wamid) as wamid,
         coalesce(k.sent_at, o.sent_at) as sent_at, coalesce(k.delivered_at, o.delivered_at) as delivered_at,
-        coalesce(k.read_at, o.read_at) as read_at, coalesce(k.played_at, o.played_at) as played_at
+        coalesce(k.read_at, o.read_at) as read_at, coalesce(k.played_at, o.played_at) as played_at,
+        coalesce(k.price, o.price) as price, coalesce(k.account_id, o.account_id) as account_id, coalesce(k.contact_id, o.contact_id) as contact_id
     ) m
   );
 end

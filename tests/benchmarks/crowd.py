@@ -76,7 +76,7 @@ class Campaign:
                 cursor.execute(statement.encode(), given)
 
     def control(self, action: str) -> None:
-        """pause, resume or cancel, as the door does."""
+        """pause, resume or cancel, as the function does."""
         self.database.execute(
             "select whatsapp.control_campaign(%s, %s, %s, null)", (self.country_id, self.campaign_id, action)
         )

@@ -176,6 +176,29 @@ def test_a_repeated_batch_changes_nothing(land: Land) -> None:
     assert everything(land) == before
 
 
+def test_a_status_told_again_with_more_in_it_loses_nothing_of_that(land: Land) -> None:
+    """A price or a free entry point of a message whose state is known: once, and however often after that."""
+    [message] = land.leased(land.template())
+    wamid, ends = new_wamid(), int(time.time()) + 72 * 3600
+    plain = event(land, wamid, "delivered", message)
+    priced = plain | {"price": {"category": "marketing"}, "payload": {"told": "price"}}
+    entered = plain | {"window_until": ends, "payload": {"told": "entry point"}}
+    land.ingest(plain)
+
+    assert land.ingest(priced)["applied"] == 1
+    assert land.ingest(entered)["applied"] == 1
+    before = everything(land)
+    land.ingest(plain, priced, entered)
+
+    assert everything(land) == before
+    assert land.message(message["message_id"])["price"] == {"category": "marketing"}
+    opened = land.one("select entry_point_until from whatsapp.conversations where country_id = %s", [land.country_id])
+    assert opened["entry_point_until"] == datetime.fromtimestamp(ends, UTC)
+    kept = land.all("select payload from whatsapp.webhook_events where country_id = %s", [land.country_id])
+    assert [{"told": "price"}] in [each["payload"] for each in kept]
+    assert [{"told": "entry point"}] in [each["payload"] for each in kept]
+
+
 def everything(land: Land) -> dict[str, list[Row]]:
     tables = ("messages", "message_events", "contacts", "conversations", "queue", "webhook_events", "wamids")
     return {

@@ -1,7 +1,7 @@
 """What became of a message. Source: M:webhooks/reference/messages/status.
 
 A status is one fact, however often and in whatever words Meta tells it: its key is the message, the state and the
-errors. Everything else is its content: the same in another order of keys is the same event, other content is another.
+errors. What a later telling brings besides, a price or a free entry point, the database takes from it (ingest.sql).
 """
 
 from services.whatsapp.meta.errors import from_webhook
