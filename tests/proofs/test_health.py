@@ -9,7 +9,7 @@ import httpx
 from services.whatsapp.flows.checking import NEEDED
 from tests.local import sources
 from tests.local.stack import running_stack
-from tests.proofs.house import House, check_refusal
+from tests.proofs.house import House, both_ways, check_refusal
 
 
 async def health(house: House) -> httpx.Response:
@@ -37,6 +37,7 @@ def test_the_code_needs_what_the_sources_make() -> None:
     assert sources.version() == NEEDED
 
 
+@both_ways
 async def test_the_schema_it_was_written_for_is_well(house: House) -> None:
     answer = await health(house)
 
