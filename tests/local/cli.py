@@ -1,12 +1,11 @@
-"""The Supabase CLI, pinned by `package-lock.json`, as one who deploys uses it."""
+"""The Supabase CLI as one who deploys uses it: pinned by `package-lock.json` for Linux, elsewhere the machine's own."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
-from tests.local import lite
-
-_ENTRY = Path(__file__).parent / "node_modules" / "supabase" / "dist" / "supabase.js"
+_PINNED = Path(__file__).parent / "node_modules" / "@supabase" / "cli-linux-x64" / "bin" / "supabase"
 
 
 def push(url: str, project: Path) -> str:
@@ -23,7 +22,7 @@ def push(url: str, project: Path) -> str:
         "PGSSLMODE": "disable",
     }
     done = subprocess.run(
-        [lite.node(), _ENTRY, "db", "push", "--yes", f"--remote={url}", "--workdir", project],
+        [_cli(), "db", "push", "--yes", f"--remote={url}", "--workdir", project],
         cwd=project,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -36,3 +35,10 @@ def push(url: str, project: Path) -> str:
     if done.returncode:
         raise RuntimeError(f"supabase db push failed:\n{done.stdout}")
     return done.stdout
+
+
+def _cli() -> str:
+    found = str(_PINNED) if _PINNED.exists() else shutil.which("supabase")
+    if found is None:
+        raise RuntimeError("the Supabase CLI is needed here: https://supabase.com/docs/guides/local-development")
+    return found
