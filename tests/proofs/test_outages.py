@@ -79,6 +79,27 @@ async def test_send_says_that_it_is_a_moment_and_the_same_call_works_after_it(ho
             assert back.status_code == 202, (name, back.text)
 
 
+async def test_a_no_is_not_told_while_an_attempt_nobody_heard_of_may_still_become_a_yes(
+    house: House, front: Front
+) -> None:
+    """The first attempt may wait in the database until the person has written, and then take the message."""
+    token, phone = house.users["MX"].token, some_phone()
+    async with house.functions(SUPABASE_URL=front.url) as url, house.client(url) as client:
+        lost = front.fail("/rpc/enqueue", None, times=1, arrives=True)
+        doubtful = await post(client, token, phone, TEXT, key="in doubt")
+        sure = await post(client, token, phone, TEXT, key="in doubt")
+        front.fail("/rpc/enqueue", None, times=1, arrives=True)
+        taken = await post(client, token, phone, PLAIN, key="taken")
+
+    assert lost.hits == 1
+    check_refusal(doubtful, 503, "database_unavailable")
+    check_refusal(sure, 409, "window_closed")
+    assert taken.status_code == 202, taken.text
+    assert (
+        house.count("messages m join whatsapp.contacts c using (country_id, contact_id) where c.phone = %s", phone) == 1
+    )
+
+
 async def test_one_message_that_does_not_pass_holds_up_no_other_callers(house: House, front: Front) -> None:
     token, culprit = house.users["MX"].token, some_phone()
 

@@ -85,10 +85,18 @@ Verdict = Callable[[Failed], Exception | None]
 
 
 async def persist(
-    call: Callable[[], Awaitable[Answer]], name: str, *, attempts: int = ATTEMPTS, verdict: Verdict | None = None
+    call: Callable[[], Awaitable[Answer]],
+    name: str,
+    *,
+    attempts: int = ATTEMPTS,
+    verdict: Verdict | None = None,
+    failures: list[Failed] | None = None,
 ) -> Answer:
-    """What `call` answers, repeated while it is `Failed` in a way that may pass. `name` is for the log."""
-    failures: list[Failed] = []
+    """What `call` answers, repeated while it is `Failed` in a way that may pass. `name` is for the log.
+
+    `failures` is filled with the attempts that failed, for whom it is not enough that the last one did not.
+    """
+    failures = [] if failures is None else failures
 
     def may_pass(error: BaseException) -> bool:
         return isinstance(error, Failed) and not error.is_final and not (verdict and verdict(error))
@@ -134,6 +142,13 @@ async def _again(
         with each:
             return await attempt()
     raise AssertionError("a retry either returns or raises")
+
+
+def in_doubt(failures: Sequence[Failed]) -> Unavailable | None:
+    """What to say instead of a no that an earlier attempt, of which nobody has heard, may still turn into a yes."""
+    if not any(each.perhaps_done for each in failures):
+        return None
+    return Unavailable("database_unavailable", failures[-1].code, divisible=False, perhaps_done=True)
 
 
 def _as_ours(failures: Sequence[Failed], name: str) -> Rejected | Unavailable:

@@ -57,19 +57,28 @@ class Postgres(Verbs):
         await self._contracts.close()
         await self._pool.close()
 
-    async def _call(self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS) -> Any:
+    async def _call(
+        self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS, failures: list[Failed] | None = None
+    ) -> Any:
         places = ", ".join(f"{name} => ${n}" for n, name in enumerate(arguments, 1))
         values = [_encoded(value) for value in arguments.values()]
-        return await self._ask(f"select to_jsonb(whatsapp.{verb}({places}))", values, verb, attempts)
+        return await self._ask(f"select to_jsonb(whatsapp.{verb}({places}))", values, verb, attempts, failures)
 
     async def _select(self, query: str, name: str, *values: object) -> Any:
         """Rows as JSON, as the Data API writes them."""
         rows = f"select coalesce(jsonb_agg(r), '[]') from (select {query}) r"  # noqa: S608 - of constants
         return await self._ask(rows, values, name)
 
-    async def _ask(self, statement: str, values: Sequence[object], name: str, attempts: int = ATTEMPTS) -> Any:
+    async def _ask(
+        self,
+        statement: str,
+        values: Sequence[object],
+        name: str,
+        attempts: int = ATTEMPTS,
+        failures: list[Failed] | None = None,
+    ) -> Any:
         """The one JSON value that a statement gives."""
-        answer = await persist(lambda: self._pool.fetch(statement, values), name, attempts=attempts)
+        answer = await persist(lambda: self._pool.fetch(statement, values), name, attempts=attempts, failures=failures)
         return None if answer is None else orjson.loads(answer)
 
 

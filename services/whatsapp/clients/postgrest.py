@@ -88,8 +88,10 @@ class Postgrest(Verbs):
         await self._contracts.close()
         await self._api.close()
 
-    async def _call(self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS) -> Any:
-        return await self._api.call(verb, arguments, _SERVER, attempts=attempts)
+    async def _call(
+        self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS, failures: list[Failed] | None = None
+    ) -> Any:
+        return await self._api.call(verb, arguments, _SERVER, attempts=attempts, failures=failures)
 
 
 class Reads:
@@ -144,7 +146,15 @@ class _Api:
             http2=False, timeout=_TIMEOUT, limits=limits, trust_env=False, event_hooks={"response": [_raise_failure]}
         )
 
-    async def call(self, function: str, arguments: Arguments, actor: Actor, *, attempts: int = ATTEMPTS) -> Any:
+    async def call(
+        self,
+        function: str,
+        arguments: Arguments,
+        actor: Actor,
+        *,
+        attempts: int = ATTEMPTS,
+        failures: list[Failed] | None = None,
+    ) -> Any:
         """What an SQL function answers."""
         # Not by PostgREST's client, which writes and reads JSON at a third of the speed.
         headers = self._headers(actor) | {"content-type": "application/json", "content-profile": SCHEMA}
@@ -154,7 +164,7 @@ class _Api:
             response = await self._http.post(f"{self._url}/rpc/{function}", content=content, headers=headers)
             return orjson.loads(response.content)
 
-        return await self._persist(ask, function, actor, attempts)
+        return await self._persist(ask, function, actor, attempts, failures)
 
     def tables(self, actor: Actor) -> "AsyncPostgrestClient":
         """Builds queries of tables. Imported here: it doubles the time that the first webhook takes."""
@@ -181,14 +191,17 @@ class _Api:
             key, token = self._settings.publishable_key or key, actor.token
         return {"apikey": key, "authorization": f"Bearer {token}"}
 
-    async def _persist(self, ask: Any, name: str, actor: Actor, attempts: int = ATTEMPTS) -> Any:
+    async def _persist(
+        self, ask: Any, name: str, actor: Actor, attempts: int = ATTEMPTS, failures: list[Failed] | None = None
+    ) -> Any:
         async def attempt() -> Any:
             try:
                 return await ask()
             except httpx.TransportError as error:
                 raise _failure_of(error) from error
 
-        return await persist(attempt, name, attempts=attempts, verdict=_of_token if isinstance(actor, Member) else None)
+        verdict = _of_token if isinstance(actor, Member) else None
+        return await persist(attempt, name, attempts=attempts, verdict=verdict, failures=failures)
 
 
 def _spelled(value: object) -> str:

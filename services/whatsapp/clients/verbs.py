@@ -14,7 +14,7 @@ import orjson
 
 from services.whatsapp.actors import Actor
 from services.whatsapp.clients.contracts import Contracts
-from services.whatsapp.clients.failures import ATTEMPTS
+from services.whatsapp.clients.failures import ATTEMPTS, Failed, Unavailable, in_doubt
 from services.whatsapp.identity import Person
 
 if TYPE_CHECKING:
@@ -326,7 +326,9 @@ class Verbs(Protocol):
 
     _contracts: Contracts
 
-    async def _call(self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS) -> Any:
+    async def _call(
+        self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS, failures: list[Failed] | None = None
+    ) -> Any:
         """What the SQL function `verb` answers. Raises Rejected and Unavailable."""
 
     async def account_states(self) -> list[AccountRow]:
@@ -341,10 +343,16 @@ class Verbs(Protocol):
     async def close(self) -> None:
         """Let go of the connections."""
 
-    async def enqueue(self, items: Sequence[Item], attempts: int = ATTEMPTS) -> list[Verdict]:
-        """A verdict per item, in order."""
-        verdicts: list[Verdict] = await self._list("enqueue", {"p_items": items}, attempts)
-        return verdicts
+    async def enqueue(self, items: Sequence[Item], attempts: int = ATTEMPTS) -> list[Verdict | Unavailable]:
+        """A verdict per item, in order.
+
+        A refusal is none where an earlier attempt may still be under way: that one may find the person's window open.
+        """
+        failures: list[Failed] = []
+        answer = _expect(list, await self._call("enqueue", {"p_items": items}, attempts, failures))
+        verdicts: list[Verdict] = answer
+        doubt = in_doubt(failures)
+        return [doubt if doubt and verdict["status"] == "refused" else verdict for verdict in verdicts]
 
     async def claim(
         self,

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from services.whatsapp.actors import Member, Server
-from services.whatsapp.clients.failures import Rejected
+from services.whatsapp.clients.failures import Rejected, Unavailable
 from services.whatsapp.clients.verbs import Swept, Verbs
 from tests.supabase.ground import Land, new_wamid, some_phone
 
@@ -24,8 +24,7 @@ def land(database: Database) -> Land:
 
 async def test_a_message_goes_all_its_way(verbs: Verbs, land: Land) -> None:
     item: Any = land.template(key="k", ref="ñ 🙂 \u2028 \"'\\")
-    [accepted] = await verbs.enqueue([item])
-    [again] = await verbs.enqueue([item])
+    accepted, again = [one for _ in range(2) for one in await verbs.enqueue([item]) if not isinstance(one, Unavailable)]
     assert (accepted["status"], again["status"]) == ("accepted", "replayed")
     assert [await verbs.has_key(land.country_id, key) for key in ("k", "another")] == [True, False]
 
@@ -144,7 +143,8 @@ async def test_what_can_never_be_stored_is_rejected(verbs: Verbs, land: Land) ->
 async def test_many_calls_at_once_each_get_their_own_answer(verbs: Verbs, land: Land) -> None:
     items: list[Any] = [land.template() for _ in range(60)]
     answers = await asyncio.gather(*(verbs.enqueue([item]) for item in items))
-    ids = [each["message_id"] for [each] in answers if each["status"] == "accepted"]
+    verdicts = [each for [each] in answers if not isinstance(each, Unavailable)]
+    ids = [each["message_id"] for each in verdicts if each["status"] == "accepted"]
     assert [
         land.one("select key from whatsapp.idempotency_keys where message_id = %s", [each])["key"] for each in ids
     ] == [item["key"] for item in items]
