@@ -6,6 +6,7 @@ Without credentials the Graph stand-in of tests/graph takes Meta's place, and sa
 import contextlib
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,10 @@ _TICK = 5.0
 
 
 def main() -> None:
-    """Run until interrupted."""
+    """Run until interrupted, or told to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Where a shell starts it in the background, both would be ignored or end it without cleaning up.
+        signal.signal(number, signal.default_int_handler)
     environment = _credentials()
     accounts, problems = read_accounts(environment)
     for problem in problems:

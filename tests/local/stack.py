@@ -168,6 +168,7 @@ def start_functions(
     command = [sys.executable, "-m", "uvicorn", "--factory", "tests.local.gateway:app", "--no-access-log"]
     if reload:
         command += ["--reload", "--reload-dir", "functions", "--reload-dir", "services"]
+        command += ["--timeout-graceful-shutdown", "3"]
     child = processes.spawn(
         "functions",
         [*command, "--host", "127.0.0.1", "--port", str(port), "--loop", "uvloop", "--http", "httptools"],

@@ -105,7 +105,7 @@ def test_a_developers_stack_finds_ports_serves_the_numbers_there_are_and_hears_w
         assert "AR/main is not known here; known: " in unknown.stderr
     finally:
         stack.send_signal(signal.SIGINT)
-        stack.wait(30)
+        stack.wait(60)
     assert Running.read(tmp_path / ".local" / "dev") is None
 
 
