@@ -2545,8 +2545,14 @@ begin
         field => case when k.fingerprint <> d.fingerprint then 'Idempotency-Key' end
       ) order by d.n)
     from unnest(p_drafts) d
-    left join whatsapp.idempotency_keys k on d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key
-    left join whatsapp.messages m on m.country_id = k.country_id and m.message_id = k.message_id
+    -- Each by its key: as plain joins, a plan made while the tables were empty read all of them for each draft.
+    left join lateral (
+      select k.* from whatsapp.idempotency_keys k
+      where d.status is null and k.country_id = d.country_id and k.scope = 'send' and k.key = d.key limit 1
+    ) k on true
+    left join lateral (
+      select m.* from whatsapp.messages m where m.country_id = k.country_id and m.message_id = k.message_id limit 1
+    ) m on true
   );
 end
 $$;
