@@ -4,7 +4,8 @@ Counted in pages touched, which depends on no clock. A larger index is a level d
 table or an index from end to end, or the product of two, touches many times as many.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.local import migrations, postgres
+from tests.supabase.ground import Land, new_wamid
 from tests.supabase.stock import Stock
 from tests.supabase.test_growth import pages
 from tests.supabase.trade import VERBS, Trade
@@ -74,3 +76,49 @@ def test_a_verb_touches_no_more_of_a_large_table_whatever_postgres_believes(
 
     assert pages(trade.database, call) <= small_costs[verb] * 1.6
     trade.tidy()
+
+
+def test_a_plan_made_while_the_tables_were_empty_is_as_good_when_they_are_not(tmp_path: Path) -> None:
+    """A connection keeps its plans for as long as it lives, and may have made them on the day of the installation."""
+    server = postgres.start(tmp_path, durable=False)
+    try:
+        migrations.prepare(server)
+        migrations.migrate(server, migrations.SUPABASE)
+        with psycopg.connect(server.url(postgres.ADMIN), autocommit=True) as database:
+            database.execute("alter system set autovacuum = off")
+            database.execute("select pg_reload_conf()")
+            land = Land(database, messages_per_second=1000)
+            live(land)
+            early = rows_read(database, lambda: live(land))
+            for _ in range(20):
+                live(land)
+            assert rows_read(database, lambda: live(land)) <= early * 1.3
+    finally:
+        server.stop()
+
+
+def live(land: Land) -> None:
+    """A hundred messages go all their way."""
+    land.run("update whatsapp.throttles set next_slot_at = '-infinity' where country_id = %s", land.country_id)
+    messages = land.leased(*(land.template() for _ in range(100)))
+    wamids = [new_wamid() for _ in messages]
+    land.settle(*(land.outcome(one, "accepted", wamid=wamid) for one, wamid in zip(messages, wamids, strict=True)))
+    for state in ("sent", "delivered"):
+        land.ingest(*(land.status(wamid, state, time.time()) for wamid in wamids))
+
+
+def rows_read(database: Database, call: Callable[[], object]) -> int:
+    """How many rows the call reads, by index or not: a table read once and kept touches few pages."""
+
+    def read() -> int:
+        query = (
+            "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint from pg_stat_xact_user_tables"
+        )
+        row = database.execute(query.encode()).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    with database.transaction():
+        before = read()
+        call()
+        return read() - before
