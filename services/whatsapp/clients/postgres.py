@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import asyncpg
 import orjson
 
-from services.whatsapp.clients.contracts import Contracts
 from services.whatsapp.clients.failures import ATTEMPTS, Failed, persist
 from services.whatsapp.clients.verbs import ACCOUNT_COLUMNS, AccountRow, Arguments, Verbs
 from services.whatsapp.settings import Settings
@@ -38,7 +37,7 @@ class Postgres(Verbs):
     """The verbs over connections to Postgres."""
 
     def __init__(self, settings: Settings) -> None:
-        self._contracts = Contracts()
+        self._contracts = self._keep_contracts()
         self._pool = _Pool(settings.database_url or "")
 
     async def account_states(self) -> list[AccountRow]:

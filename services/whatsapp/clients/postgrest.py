@@ -11,7 +11,6 @@ import httpx
 import orjson
 
 from services.whatsapp.actors import Actor, Member, Server
-from services.whatsapp.clients.contracts import Contracts
 from services.whatsapp.clients.failures import ATTEMPTS, Failed, persist
 from services.whatsapp.clients.verbs import ACCOUNT_COLUMNS, AccountRow, Arguments, JsonObject, Progress, Verbs
 from services.whatsapp.refusals import RefusalError, refuse
@@ -69,7 +68,7 @@ class Postgrest(Verbs):
 
     def __init__(self, settings: Settings) -> None:
         self._api = _Api(settings, _CONNECTIONS)
-        self._contracts = Contracts()
+        self._contracts = self._keep_contracts()
 
     async def account_states(self) -> list[AccountRow]:
         query = self._api.tables(_SERVER).from_("accounts").select(ACCOUNT_COLUMNS)

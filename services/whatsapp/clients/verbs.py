@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, Protoco
 import orjson
 
 from services.whatsapp.actors import Actor
-from services.whatsapp.clients.contracts import Contracts
 from services.whatsapp.clients.failures import ATTEMPTS, Failed, Unavailable, in_doubt
 from services.whatsapp.identity import Person
+from services.whatsapp.kept import Kept
 
 if TYPE_CHECKING:
     from services.whatsapp.meta.events import Event
@@ -321,10 +321,14 @@ Arguments = Mapping[str, object]
 """By the names that the SQL function gives them. A sequence of mappings is a jsonb[]."""
 
 
+ContractKey = tuple[str, str | None, str, str]
+"""Country, account, name and language of a template."""
+
+
 class Verbs(Protocol):
     """Everything the server asks of the database; a client adds the way there."""
 
-    _contracts: Contracts
+    _contracts: "Kept[ContractKey, Contract | None]"
 
     async def _call(
         self, verb: str, arguments: Arguments, attempts: int = ATTEMPTS, failures: list[Failed] | None = None
@@ -425,9 +429,13 @@ class Verbs(Protocol):
         self, country_id: str, account_id: str | None, name: str, language: str
     ) -> "Contract | None":
         """What the template needs, or None where it is not known. May be half a minute old."""
-        return await self._contracts.get((country_id, account_id, name, language), self._contract)
+        return await self._contracts.get((country_id, account_id, name, language))
 
-    async def _contract(self, key: tuple[str, str | None, str, str]) -> "Contract | None":
+    def _keep_contracts(self) -> "Kept[ContractKey, Contract | None]":
+        """They change rarely, and every message of a template needs one."""
+        return Kept(self._contract, seconds=30.0, most=1_000)
+
+    async def _contract(self, key: ContractKey) -> "Contract | None":
         arguments = dict(zip(("p_country", "p_account", "p_name", "p_language"), key, strict=True))
         return await self._call("template_contract", arguments) or None
 

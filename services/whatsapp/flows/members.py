@@ -4,10 +4,8 @@ The verbs ask again in their own transaction, so that a membership taken away wo
 seconds old. It is for those who may not: they learn nothing of a country and cost nothing but this.
 """
 
-import asyncio
-import time
-
 from services.whatsapp.actors import Actor, Server
+from services.whatsapp.kept import Kept
 from services.whatsapp.refusals import refuse
 from services.whatsapp.runtime import Runtime
 
@@ -26,7 +24,7 @@ async def check(runtime: Runtime, actor: Actor, country_id: str | None = None, *
     """
     if isinstance(actor, Server):
         return
-    roles = await (runtime.verbs.roles_of(actor.user_id) if now else runtime.part(_Known).roles_of(actor.user_id))
+    roles = await (runtime.verbs.roles_of(actor.user_id) if now else runtime.part(_known).get(actor.user_id))
     held = roles.values() if country_id is None else [roles[country_id]] if country_id in roles else []
     if not held:
         raise refuse("not_a_member", field="country_id")
@@ -34,30 +32,5 @@ async def check(runtime: Runtime, actor: Actor, country_id: str | None = None, *
         raise refuse("role_too_low", field="country_id")
 
 
-class _Known:
-    """What was read a moment ago, or is being read: many requests of a user at once ask once."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._asked: dict[str, tuple[float, asyncio.Task[Roles]]] = {}
-
-    async def roles_of(self, user_id: str) -> Roles:
-        asked = self._asked.get(user_id)
-        if asked is None or asked[0] <= time.monotonic():
-            if len(self._asked) >= _MOST:
-                self._asked.clear()
-            reading = asyncio.ensure_future(self._runtime.verbs.roles_of(user_id))
-            asked = self._asked[user_id] = (time.monotonic() + _SECONDS, reading)
-        try:
-            return await asyncio.shield(asked[1])
-        except Exception:
-            if self._asked.get(user_id) is asked:
-                del self._asked[user_id]
-            raise
-
-    async def close(self) -> None:
-        """Nobody waits for what is being read any more."""
-        reading = [task for _, task in self._asked.values() if not task.done()]
-        for task in reading:
-            task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
+def _known(runtime: Runtime) -> Kept[str, Roles]:
+    return Kept(runtime.verbs.roles_of, seconds=_SECONDS, most=_MOST)
