@@ -16,7 +16,7 @@ import orjson
 from services.whatsapp import rows
 from services.whatsapp.actors import Actor
 from services.whatsapp.clients import verbs
-from services.whatsapp.flows import members
+from services.whatsapp.flows import judging, members
 from services.whatsapp.flows.bisecting import write_without_culprits
 from services.whatsapp.flows.progress import Seen, view
 from services.whatsapp.meta import templates
@@ -28,8 +28,6 @@ from services.whatsapp.runtime import Runtime
 
 _CHUNK = 2_000
 """Rows of one transaction: 0.2 s where measured, and the Data API ends a statement after 8."""
-_SLICE = 250
-"""Rows judged at a stretch: other requests of this process wait for so long."""
 _UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 
 _UNKNOWN: templates.Contract = {"unsupported": "its contract is not known yet: sync templates"}
@@ -79,12 +77,8 @@ async def enqueue(runtime: Runtime, call: Opening | Appending, actor: Actor) -> 
     try:
         for number, start in enumerate(range(0, len(call.recipients), _CHUNK)):
             chunk = call.recipients[start : start + _CHUNK]
-            taken: list[verbs.Recipient] = []
-            for at in range(0, len(chunk), _SLICE):
-                good, bad = rows.judge(chunk[at : at + _SLICE], start + at, judge.row)
-                taken += good
-                result.refused += bad
-                await asyncio.sleep(0)
+            taken, refused = await judging.judge(chunk, start, judge.row)
+            result.refused += refused
             if writing is not None:
                 result.take(await writing)
             writing = asyncio.create_task(_write(runtime, call, result.campaign_id, number, chunk, taken))

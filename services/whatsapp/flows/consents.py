@@ -4,7 +4,6 @@ Rows are written in chunks, each one transaction with its own verdict kept, as r
 fact means for the facts before it is decided in the database: the later one wins.
 """
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import TypedDict
@@ -12,7 +11,7 @@ from typing import TypedDict
 from services.whatsapp import rows
 from services.whatsapp.actors import Actor
 from services.whatsapp.clients import verbs
-from services.whatsapp.flows import members
+from services.whatsapp.flows import judging, members
 from services.whatsapp.flows.bisecting import write_without_culprits
 from services.whatsapp.refusals import refuse
 from services.whatsapp.requests import fingerprint
@@ -20,8 +19,6 @@ from services.whatsapp.requests.consents import Consent, Consents
 from services.whatsapp.runtime import Runtime
 
 _CHUNK = 1_000
-_SLICE = 250
-"""Rows judged at a stretch: other requests of this process wait for so long."""
 
 
 class Recorded(TypedDict):
@@ -37,12 +34,8 @@ async def record(runtime: Runtime, call: Consents, actor: Actor) -> Recorded:
     recorded, refused = 0, list[rows.Told]()
     for number, start in enumerate(range(0, len(call.consents), _CHUNK)):
         chunk = call.consents[start : start + _CHUNK]
-        good: list[verbs.Consent] = []
-        for at in range(0, len(chunk), _SLICE):
-            taken, bad = rows.judge(chunk[at : at + _SLICE], start + at, partial(_row, {"country_id": call.country_id}))
-            good += taken
-            refused += bad
-            await asyncio.sleep(0)
+        good, bad = await judging.judge(chunk, start, partial(_row, {"country_id": call.country_id}))
+        refused += bad
         for answer in await _write(runtime, call, actor, number, chunk, good):
             if "code" in answer:
                 raise refuse(answer["code"], field=answer["field"])
