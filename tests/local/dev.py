@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -110,6 +110,16 @@ def _some_template(stack: Stack, account: Account) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
+def _beside(work: Callable[[], None], stopped: threading.Event) -> Iterator[None]:
+    """Within, `work` runs in a thread; then it is told to stop."""
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        yield
+    finally:
+        stopped.set()
+
+
+@contextlib.contextmanager
 def _shown(log: Path) -> Iterator[None]:
     """What the functions log from now on is seen in this terminal."""
     stopped = threading.Event()
@@ -121,12 +131,8 @@ def _shown(log: Path) -> Iterator[None]:
                 for line in lines:
                     print(line, end="", flush=True)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with _beside(follow, stopped):
         yield
-    finally:
-        stopped.set()
 
 
 @contextlib.contextmanager
@@ -141,12 +147,8 @@ def _clock(stack: Stack) -> Iterator[None]:
                 with contextlib.suppress(httpx.HTTPError):
                     client.post("/functions/v1/queue-drain", json={"budget_seconds": _TICK})
 
-    thread = threading.Thread(target=tick, daemon=True)
-    thread.start()
-    try:
+    with _beside(tick, stopped):
         yield
-    finally:
-        stopped.set()
 
 
 def _sync(stack: Stack) -> None:

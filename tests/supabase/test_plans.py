@@ -6,6 +6,7 @@ table or an index from end to end, or the product of two, touches many times as 
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,9 @@ BELIEFS = {
 }
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database of its own: what Postgres believes of a table is believed for all tests."""
-    folder: Path = tmp_path_factory.mktemp("plans")
+@contextmanager
+def bare(folder: Path) -> Iterator[str]:
+    """The URL of a database with our schema and nothing in it, which nobody analyses."""
     server = postgres.start(folder, durable=False)
     try:
         migrations.prepare(server)
@@ -45,6 +45,13 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url(postgres.ADMIN)
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database of its own: what Postgres believes of a table is believed for all tests."""
+    with bare(tmp_path_factory.mktemp("plans")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +87,13 @@ def test_a_verb_touches_no_more_of_a_large_table_whatever_postgres_believes(
 
 def test_a_plan_made_while_the_tables_were_empty_is_as_good_when_they_are_not(tmp_path: Path) -> None:
     """A connection keeps its plans for as long as it lives, and may have made them on the day of the installation."""
-    server = postgres.start(tmp_path, durable=False)
-    try:
-        migrations.prepare(server)
-        migrations.migrate(server, migrations.SUPABASE)
-        with psycopg.connect(server.url(postgres.ADMIN), autocommit=True) as database:
-            database.execute("alter system set autovacuum = off")
-            database.execute("select pg_reload_conf()")
-            land = Land(database, messages_per_second=1000)
+    with bare(tmp_path) as found, psycopg.connect(found, autocommit=True) as database:
+        land = Land(database, messages_per_second=1000)
+        live(land)
+        early = rows_read(database, lambda: live(land))
+        for _ in range(20):
             live(land)
-            early = rows_read(database, lambda: live(land))
-            for _ in range(20):
-                live(land)
-            assert rows_read(database, lambda: live(land)) <= early * 1.3
-    finally:
-        server.stop()
+        assert rows_read(database, lambda: live(land)) <= early * 1.3
 
 
 def live(land: Land) -> None:
